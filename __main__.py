@@ -1,0 +1,5 @@
+"""``python -m g3d``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What an asset, a view, a shard and a dataset are on disk."""

@@ -1,0 +1,1 @@
+"""Categories as data: extent, aliases, camera prior."""

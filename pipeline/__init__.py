@@ -1,0 +1,1 @@
+"""Assets -> dataset: sources, gates, plan, job, and the run on Ray."""

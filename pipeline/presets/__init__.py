@@ -1,0 +1,1 @@
+"""Presets of `g3d prepare`: only what differs from the defaults."""

@@ -1,0 +1,1 @@
+"""Where assets come from, one file a source."""

@@ -1,0 +1,1 @@
+"""Meshes + cameras -> views. See ``docs/conventions.md`` for axes, units and colours."""

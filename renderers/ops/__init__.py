@@ -1,0 +1,1 @@
+"""The differentiable ops: ``rasterize``, ``interpolate``, ``antialias``."""

@@ -1,0 +1,1 @@
+"""Asset -> files: unwrap, bake, write, gallery."""

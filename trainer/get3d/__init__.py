@@ -1,0 +1,1 @@
+"""The GET3D method (NeurIPS 2022): generator, losses, phases."""

@@ -1,0 +1,1 @@
+"""Signed distance fields on tetrahedral grids -> triangle meshes."""

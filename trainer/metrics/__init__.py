@@ -1,0 +1,1 @@
+"""Set-to-set distances of generated and real shapes."""

@@ -1,0 +1,1 @@
+"""Presets of `g3d train`: only what differs from the defaults."""
