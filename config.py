@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,11 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+
+def home() -> Path:
+    """Where datasets, runs and exports go when no path is given: ``$G3D_HOME``, or here."""
+    return Path(os.environ.get("G3D_HOME") or ".")
 
 
 def merge(base: Mapping[str, Any], *layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +107,10 @@ def load_preset(package: str, name: str) -> dict[str, Any]:
     """
     names = list_presets(package)
     if name not in names:
-        raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, names)}",
-                          hint=f"one of: {', '.join(names)}")  # fmt: skip
+        raise ConfigError(
+            f"unknown preset {name!r}{did_you_mean(name, names)}",
+            hint=f"one of: {', '.join(names)}",
+        )
     text = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text) or {}
 
@@ -141,7 +149,9 @@ def validate(model: type[C], data: Mapping[str, Any]) -> C:
             where = ".".join(str(part) for part in item["loc"])
             what = item["msg"]
             if item["type"] == "extra_forbidden":
-                what = "unknown key" + did_you_mean(str(item["loc"][-1]), _keys_at(model, item["loc"]))
+                what = "unknown key" + did_you_mean(
+                    str(item["loc"][-1]), _keys_at(model, item["loc"])
+                )
             lines.append(f"{where}: {what}" if where else what)
         raise ConfigError(
             "config: " + "; ".join(lines), hint="see `g3d presets show` for all keys and values"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from ..config import Config
 from .cameras import Camera
@@ -15,9 +16,9 @@ from .meshes import Mesh
 class RenderSettings(Config):
     """All that changes a pixel, apart from the mesh and the cameras."""
 
-    size: int = 128
+    size: int = Field(128, ge=1, le=4096)
     """Width and height of an image (pixels)."""
-    supersample: int = 4
+    supersample: int = Field(4, ge=1, le=16)
     """Samples per pixel along each axis."""
     light: Literal["rig", "flat"] = "rig"
     """`rig`: the fixed light rig of docs/conventions.md; `flat`: albedo as it is."""

@@ -57,7 +57,9 @@ class Camera:
     @property
     def azimuth(self) -> np.ndarray:
         """Azimuth ``[...]`` in [0, 2 pi)."""
-        return np.mod(np.arctan2(self.eye[..., 0], self.eye[..., 2]), 2 * np.pi)
+        angle = np.mod(np.arctan2(self.eye[..., 0], self.eye[..., 2]), 2 * np.pi)
+        # The remainder of a tiny negative angle rounds to 2 pi itself.
+        return np.where(angle >= 2 * np.pi, 0.0, angle)
 
     @property
     def elevation(self) -> np.ndarray:
@@ -76,19 +78,44 @@ class Camera:
         return out
 
     def world_to_clip(self, aspect: float = 1.0) -> np.ndarray:
-        """``projection @ w2c`` ``[..., 4, 4]``."""
+        """``projection @ w2c`` ``[..., 4, 4]``; ``aspect`` = width / height."""
         return self.projection(aspect) @ self.w2c
+
+    def intrinsics(self, height: int, width: int) -> np.ndarray:
+        """Pinhole matrix ``[..., 3, 3]`` in pixels, for OpenCV axes (y down, z forward)."""
+        focal = 0.5 * height / np.tan(0.5 * self.fov_y)
+        out = np.zeros((*self.fov_y.shape, 3, 3))
+        out[..., 0, 0] = out[..., 1, 1] = focal
+        out[..., 0, 2], out[..., 1, 2], out[..., 2, 2] = 0.5 * width, 0.5 * height, 1.0
+        return out
+
+
+def opengl_to_opencv(c2w: np.ndarray) -> np.ndarray:
+    """``c2w`` ``[..., 4, 4]`` with camera axes +X right, +Y down, looking along +Z."""
+    return c2w * np.array([1.0, -1.0, -1.0, 1.0])
+
+
+def opencv_to_opengl(c2w: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`opengl_to_opencv`, which is the same change of two signs."""
+    return opengl_to_opencv(c2w)
 
 
 def look_at(eye: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
     """Camera-to-world matrices ``[..., 4, 4]`` of cameras at ``eye`` ``[..., 3]``.
 
-    The camera's up is as near to +Y as it can be; straight up or down, it is +Z or -Z.
+    The camera's up is as near to +Y as it can be. Straight above the target it is -Z, straight
+    below +Z, as for a camera that came there from azimuth 0.
+
+    Raises:
+        ValueError: An eye is at its target.
     """
     eye = np.asarray(eye, dtype=np.float64)
     target = np.zeros(3) if target is None else np.asarray(target, dtype=np.float64)
     back = eye - target
-    back = back / np.linalg.norm(back, axis=-1, keepdims=True)
+    distance = np.linalg.norm(back, axis=-1, keepdims=True)
+    if not (distance > 0).all():
+        raise ValueError("look_at: an eye is at its target")
+    back = back / distance
     up = np.broadcast_to(np.array([0.0, 1.0, 0.0]), back.shape).copy()
     pole = np.abs(back[..., 1]) > 1.0 - 1e-9
     up[pole] = np.stack(
@@ -106,23 +133,35 @@ def look_at(eye: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
 
 
 def orbit(
-    azimuth: np.ndarray, elevation: np.ndarray, radius: np.ndarray | float, fov_y: float | np.ndarray
+    azimuth: np.ndarray | float,
+    elevation: np.ndarray | float,
+    radius: np.ndarray | float,
+    fov_y: np.ndarray | float,
 ) -> Camera:
-    """Cameras on a sphere around the origin, looking at it. All angles in radians."""
+    """Cameras on a sphere around the origin, looking at it. All angles in radians.
+
+    The axes come from the angles and not from :func:`look_at`, so that azimuth keeps its meaning
+    straight above and below.
+    """
     azimuth, elevation, radius, fov = np.broadcast_arrays(
         *(np.asarray(a, dtype=np.float64) for a in (azimuth, elevation, radius, fov_y))
     )
-    eye = radius[..., None] * np.stack(
-        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)],
-        axis=-1,
-    )
-    return Camera(look_at(eye), fov.copy())
+    sin_a, cos_a = np.sin(azimuth), np.cos(azimuth)
+    sin_e, cos_e = np.sin(elevation), np.cos(elevation)
+    zero = np.zeros_like(sin_a)
+    c2w = np.zeros((*azimuth.shape, 4, 4))
+    c2w[..., :3, 0] = np.stack([cos_a, zero, -sin_a], axis=-1)
+    c2w[..., :3, 1] = np.stack([-sin_e * sin_a, cos_e, -sin_e * cos_a], axis=-1)
+    c2w[..., :3, 2] = np.stack([cos_e * sin_a, sin_e, cos_e * cos_a], axis=-1)
+    c2w[..., :3, 3] = radius[..., None] * c2w[..., :3, 2]
+    c2w[..., 3, 3] = 1.0
+    return Camera(c2w, fov.copy())
 
 
 def sample_cameras(prior: CameraPrior, count: int, rng: np.random.Generator) -> Camera:
     """Draw ``count`` cameras from ``prior``, uniform in azimuth and in elevation angle."""
-    azimuth = rng.uniform(*np.deg2rad(prior.azimuth_deg), size=count)
-    elevation = rng.uniform(*np.deg2rad(prior.elevation_deg), size=count)
+    azimuth = np.deg2rad(rng.uniform(*prior.azimuth_deg, size=count))
+    elevation = np.deg2rad(rng.uniform(*prior.elevation_deg, size=count))
     radius = rng.uniform(*prior.radius, size=count)
     return orbit(azimuth, elevation, radius, np.deg2rad(prior.fov_y_deg))
 
@@ -135,10 +174,53 @@ def ring(prior: CameraPrior, count: int, elevation: float | None = None) -> Came
 
 
 def project(points: np.ndarray, cameras: Camera, height: int, width: int) -> np.ndarray:
-    """Pixel positions ``[..., P, 2]`` (x right, y down, pixel centres at +0.5) of ``points`` ``[P, 3]``."""
+    """Pixel positions ``[..., P, 2]`` of ``points`` ``[P, 3]`` or ``[..., P, 3]``.
+
+    x is right, y is down, pixel centres are at +0.5. Points behind a camera get the position of
+    their mirror image: test the depth beforehand.
+    """
     homogeneous = np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)
     clip = homogeneous @ np.swapaxes(cameras.world_to_clip(width / height), -1, -2)
     ndc = clip[..., :2] / clip[..., 3:4]
     return np.stack(
         [(ndc[..., 0] + 1.0) * 0.5 * width, (1.0 - ndc[..., 1]) * 0.5 * height], axis=-1
     )
+
+
+def unproject(
+    pixels: np.ndarray, depth: np.ndarray, cameras: Camera, height: int, width: int
+) -> np.ndarray:
+    """World positions ``[..., P, 3]`` of ``pixels`` ``[..., P, 2]`` at a depth.
+
+    ``depth`` ``[..., P]`` is planar, along the camera axis. Inverse of :func:`project`.
+    """
+    half = np.tan(0.5 * cameras.fov_y)[..., None]
+    x = (2.0 * pixels[..., 0] / width - 1.0) * half * (width / height)
+    y = (1.0 - 2.0 * pixels[..., 1] / height) * half
+    ray = np.stack(np.broadcast_arrays(x, y, -np.ones_like(x)), axis=-1)
+    local = ray * np.asarray(depth)[..., None]
+    rotation = np.swapaxes(cameras.c2w[..., :3, :3], -1, -2)
+    return local @ rotation + cameras.eye[..., None, :]
+
+
+def sphere_in_frame(
+    center: np.ndarray, radius: np.ndarray | float, cameras: Camera, aspect: float = 1.0
+) -> np.ndarray:
+    """Whether a ball is wholly inside each camera's image: bool ``[...]``.
+
+    The ball must be on the inner side of the four side planes and in front of the near plane.
+
+    Args:
+        center: Of the ball, world ``[..., 3]``.
+        radius: Of the ball ``[...]``.
+        cameras: ``[...]``.
+        aspect: Width / height of the image.
+    """
+    offset = np.asarray(center, np.float64) - cameras.eye
+    local = np.einsum("...ij,...i->...j", cameras.c2w[..., :3, :3], offset)
+    half_y = 0.5 * cameras.fov_y
+    half_x = np.arctan(np.tan(half_y) * aspect)
+    ahead = -local[..., 2]
+    inside_x = ahead * np.sin(half_x) - np.abs(local[..., 0]) * np.cos(half_x) >= radius
+    inside_y = ahead * np.sin(half_y) - np.abs(local[..., 1]) * np.cos(half_y) >= radius
+    return inside_x & inside_y & (ahead - radius >= NEAR)

@@ -1,0 +1,28 @@
+# Needs Python 3.11, make and a network that reaches PyPI; everything else goes into .venv.
+# Another interpreter: make install PYTHON=/path/to/python3.11
+VENV := .venv
+export PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+.PHONY: demo test check install docs clean
+
+demo: install  ## prepare, train and export chairs: 10 minutes on 2 cores
+	$(VENV)/bin/g3d demo
+
+test: install  ## the whole suite
+	$(VENV)/bin/python -m pytest -q
+
+check: install  ## lint, types, spelling, generated docs, then the suite
+	.ci/check.sh $(VENV)
+	$(VENV)/bin/python -m pytest -q
+
+install: $(VENV)/installed  ## .venv with g3d, editable, and the tools for developers
+
+$(VENV)/installed: pyproject.toml .ci/install.sh
+	.ci/install.sh $(VENV)
+	@touch $@
+
+docs: install  ## docs/cli.md, from the commands themselves
+	$(VENV)/bin/python -m typer g3d.cli utils docs --name g3d --output docs/cli.md
+
+clean:  ## what was installed and cached; datasets, runs and exports stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,332 @@
+"""The commands: parse, resolve the config, import lazily, call one library function, report.
+
+No logic lives here. Errors pass through to :func:`main`, which turns them into two lines and an
+exit code: 0 done, 1 failed, 2 wrong usage or config, 3 finished with failures or findings, 4 the
+environment lacks something, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__, console
+from .cli_options import (
+    CONFIG,
+    INPUT,
+    LOOK,
+    RUN,
+    SET_UP,
+    WORKFLOW,
+    Data,
+    DryRun,
+    Files,
+    Out,
+    Overwrite,
+    Preset,
+    RunPath,
+    Sets,
+    app,
+    command,
+    option,
+    presets_app,
+)  # fmt: skip
+from .errors import DiskError, G3DError, MissingDependency
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.result({"version": __version__}, f"g3d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@command(
+    "prepare",
+    WORKFLOW,
+    "g3d prepare procedural --category chair",
+    "g3d prepare folder --root my/cars --category car",
+    "g3d prepare procedural --category mug --limit 50 --views 8 --size 64 -o mugs",
+)
+def prepare_command(
+    source: Annotated[str, typer.Argument(help="procedural or folder.", show_default=False)],
+    category: Annotated[
+        str | None, option(INPUT, "--category", help="What the assets are. [default]")
+    ] = None,
+    root: Annotated[
+        Path | None, option(INPUT, "--root", help="Folder of models, for the source folder.")
+    ] = None,
+    limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
+    views: Annotated[int | None, option(CONFIG, "--views", help="Images an asset. [24]")] = None,
+    size: Annotated[int | None, option(CONFIG, "--size", help="Side of an image. [128]")] = None,
+    renderer: Annotated[
+        str | None, option(CONFIG, "--renderer", help="auto, raster or blender. [auto]")
+    ] = None,
+    preset: Preset = None,
+    files: Files = None,
+    sets: Sets = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    workers: Annotated[
+        int | None, option(RUN, "--workers", help="Processes; 0: here, no Ray. [one a core]")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a dataset of rendered views."""
+    from . import places, reports
+    from .config import load_preset, resolve
+    from .describe import PRESETS
+    from .pipeline.config import PrepareConfig
+    from .pipeline.prepare import prepare
+
+    flags = _given(
+        source=source, category=category, root=root, limit=limit, views=views,
+        renderer=renderer, workers=workers, render=_given(size=size) or None,
+    )  # fmt: skip
+    base = load_preset(PRESETS["prepare"], preset) if preset else {}
+    base = {"category": "default", **base}
+    config = resolve(PrepareConfig, preset=base, files=files or (), flags=flags, sets=sets or ())
+    place = out or places.dataset_place(config.source, config.category)
+    console.say(
+        f"g3d {__version__} prepare: {config.source} {config.category}, "
+        f"{config.views} views at {config.render.size} px -> {place}"
+    )
+    report = prepare(config, place, overwrite=overwrite, dry_run=dry_run)
+    reports.prepared(report)
+
+
+@command(
+    "train",
+    WORKFLOW,
+    "g3d train",
+    "g3d train --data datasets/procedural-chair --preset cpu --kimg 100",
+    "g3d train --preset smoke --set run.seed=1 -o runs/mine",
+)
+def train_command(
+    data: Data = None,
+    preset: Preset = "cpu",
+    files: Files = None,
+    kimg: Annotated[float | None, option(CONFIG, "--kimg", help="Thousands of images.")] = None,
+    batch: Annotated[int | None, option(CONFIG, "--batch", help="Images a step.")] = None,
+    seed: Annotated[int | None, option(CONFIG, "--seed", help="Of weights and batches.")] = None,
+    sets: Sets = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a generator on a dataset."""
+    from . import places, reports
+    from .config import dump, home, load_preset, resolve
+    from .manifests.dataset import Dataset, newest_dataset
+    from .trainer.config import PRESETS, TrainConfig
+
+    name = preset or "default"
+    base = {"preset": name, **(load_preset(PRESETS, preset) if preset else {})}
+    flags = {"run": _given(kimg=kimg, batch=batch, seed=seed)}
+    config = resolve(TrainConfig, preset=base, files=files or (), flags=flags, sets=sets or ())
+    dataset = Dataset.open(data or newest_dataset(home()))
+    folder = Path(dataset.root) if data is None else data
+    place = out or places.run_place(config, name, folder.resolve().name)
+    console.say(
+        f"g3d {__version__} train: {folder}, preset {name}, {config.run.kimg:g} kimg -> {place}"
+    )
+    if dry_run:
+        console.result({"config": config.model_dump(mode="json"), "out": place}, dump(config))
+        return
+    from .trainer.loop import train
+
+    reports.trained(train(config, folder, place, overwrite=overwrite))
+
+
+@command(
+    "export",
+    WORKFLOW,
+    "g3d export",
+    "g3d export --n 1000 --psi 0.8",
+    "g3d export runs/00000-procedural-chair-cpu --seeds 0-9,42 -o chairs",
+)
+def export_command(
+    run: RunPath = None,
+    n: Annotated[int | None, option(INPUT, "--n", help="Meshes, seeds 0 to n-1. [16]")] = None,
+    seeds: Annotated[str | None, option(INPUT, "--seeds", help="Seeds, like 0-9,42.")] = None,
+    psi: Annotated[
+        float | None, option(CONFIG, "--psi", help="0: the mean shape; 1: all variety. [0.7]")
+    ] = None,
+    texture_size: Annotated[
+        int | None, option(CONFIG, "--texture-size", help="Side of a texture. [512]")
+    ] = None,
+    files: Files = None,
+    sets: Sets = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Sample textured meshes from a trained generator."""
+    from . import places, reports
+    from .config import dump, home, resolve
+    from .trained import export_run
+    from .trainer.checkpoint import newest_run
+    from .trainer.export.driver import ExportConfig, parse_seeds
+
+    flags = _given(
+        n=n, seeds=parse_seeds(seeds) if seeds else None, psi=psi, texture_size=texture_size
+    )
+    config = resolve(ExportConfig, files=files or (), flags=flags, sets=sets or ())
+    source = run or newest_run(home())
+    place = out or places.export_place(source)
+    count = len(config.seed_list())
+    console.say(f"g3d {__version__} export: {count} meshes of {source} -> {place}")
+    if dry_run:
+        console.result({"config": config.model_dump(mode="json"), "out": place}, dump(config))
+        return
+    reports.exported(export_run(source, config, place, overwrite=overwrite))
+
+
+@command("demo", WORKFLOW, "g3d demo", "g3d demo --category mug")
+def demo_command(
+    category: Annotated[
+        str, option(INPUT, "--category", help="Of the procedural source. [chair]")
+    ] = "chair",
+    limit: Annotated[int, option(INPUT, "--limit", help="Shapes to learn from. [500]")] = 500,
+    views: Annotated[int, option(CONFIG, "--views", help="Images of each. [24]")] = 24,
+    preset: Annotated[str, option(CONFIG, "--preset", help="Of the training. [cpu]")] = "cpu",
+    n: Annotated[int, option(RUN, "--n", help="Meshes to export. [16]")] = 16,
+) -> None:
+    """Prepare, train and export made shapes."""
+    from . import reports
+    from .config import home
+    from .demo import demo
+
+    console.say(
+        f"g3d {__version__} demo: {limit} {category} shapes x {views} views, preset {preset}, "
+        f"{n} meshes -> {home().resolve()}"
+    )
+    reports.demonstrated(demo(category=category, limit=limit, views=views, preset=preset, n=n))
+
+
+@command("eval", LOOK, "g3d eval", "g3d eval runs/00000-procedural-chair-cpu --n 64 --json")
+def eval_command(
+    run: RunPath = None,
+    data: Annotated[
+        Path | None, option(INPUT, "--data", help="Its dataset. [found by name]")
+    ] = None,
+    n: Annotated[int, option(RUN, "--n", help="Held-out shapes to compare with. [64]")] = 64,
+) -> None:
+    """Measure a run against held-out shapes."""
+    from .config import home
+    from .trained import evaluate
+    from .trainer.checkpoint import newest_run
+
+    source = run or newest_run(home())
+    console.say(f"g3d {__version__} eval: {source}")
+    done = evaluate(source, data, n=n)
+    facts = {"run": source, "file": done.path, "nimg": done.nimg, **done.table.to_dict()}
+    console.result(facts, done.table.to_markdown())
+
+
+@command("validate", LOOK, "g3d validate datasets/procedural-chair")
+def validate_command(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.", show_default=False)],
+) -> None:
+    """Check a dataset, byte for byte."""
+    from . import reports
+    from .manifests.validate import validate_dataset
+
+    reports.validated(dataset, validate_dataset(dataset))
+
+
+@command("inspect", LOOK, "g3d inspect datasets/procedural-chair", "g3d inspect chair.glb --json")
+def inspect_command(
+    path: Annotated[
+        Path,
+        typer.Argument(help="Dataset, run, export, snapshot, shard or mesh.", show_default=False),
+    ],
+) -> None:
+    """Say what a path is and holds."""
+    from .describe import as_text, describe
+
+    facts = describe(path)
+    console.result(facts, as_text(facts))
+
+
+@command("ls", SET_UP, "g3d presets ls", group=presets_app)
+def presets_ls() -> None:
+    """List the presets of train and of prepare."""
+    from . import describe
+
+    found = describe.list_presets()
+    console.result({"presets": found}, describe.presets_as_text(found))
+
+
+@command(
+    "show", SET_UP, "g3d presets show cpu", "g3d presets show > all-defaults.yaml",
+    group=presets_app,
+)  # fmt: skip
+def presets_show(
+    name: Annotated[
+        str | None, typer.Argument(help="[the defaults of train]", show_default=False)
+    ] = None,
+) -> None:
+    """Show a preset in full, every default written out."""
+    from . import describe
+    from .config import dump
+
+    config = describe.preset(name)
+    console.result({"config": config.model_dump(mode="json")}, dump(config).rstrip())
+
+
+@command("doctor", SET_UP, "g3d doctor", "g3d doctor --json")
+def doctor_command() -> None:
+    """Check this machine; say how to mend it."""
+    from .doctor import examine
+
+    report = examine()
+    console.result(report.as_dict(), report.as_text())
+    if report.missing:
+        raise typer.Exit(MissingDependency.exit_code)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def main() -> None:
+    """Run the command line; the one place that catches errors and exits."""
+    try:
+        app()
+    except Exception as failure:
+        known = _known(failure)
+        if known is None or os.environ.get("G3D_DEBUG"):
+            raise
+        console.error(known)
+        sys.exit(known.exit_code)
+
+
+def _known(failure: Exception) -> G3DError | None:
+    """The error as the user's to mend, or None for a defect of g3d."""
+    if isinstance(failure, G3DError):
+        return failure
+    if isinstance(failure, OSError):
+        place = failure.filename or "the disk"
+        if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
+            hint = "free some space, or give another -o; the same command goes on"
+            return DiskError(f"no space left while writing {place}", hint=hint)
+        if failure.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            return DiskError(f"{place}: {failure.strerror}", hint="give another -o, or G3D_HOME")
+    if isinstance(failure, ModuleNotFoundError) and not str(failure.name).startswith("g3d"):
+        return MissingDependency(f"the package {failure.name} is not installed", hint="g3d doctor")
+    return None

@@ -1,0 +1,289 @@
+"""One asset from its source to the bytes of a shard. Knows nothing of Ray or of other assets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..config import canonical_json, seed_for
+from ..errors import AssetError, G3DError
+from ..manifests.records import POINTS_COUNT, SCHEMA_VERSION, AssetRecord
+from ..manifests.shards import encode_piece
+from ..manifests.splits import split_of
+from ..renderers.base import Renderer
+from ..renderers.cameras import Camera, sample_cameras
+from ..renderers.meshes import Mesh, bounds, normalise, sample_surface
+from .config import PrepareConfig, RenderParams
+from .gates import check_mesh, check_views, coverage, touches_border
+from .poses import PoseCheck, check_poses
+from .sources.base import Source, SourceAsset
+
+logger = logging.getLogger(__name__)
+
+RUN_FIELDS = frozenset(
+    {"attempts", "seconds", "shard", "offset", "length", "points_offset", "points_length",
+     "meta_offset", "meta_length", "members_sha256", "status", "stage", "reason", "message"}
+)  # fmt: skip
+"""Fields of a record that are not written into a shard: they tell of the run, not of the asset."""
+
+_REASON_OF_STAGE = {"load": "import", "gate": "import", "render": "render_crash", "write": "write"}
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of one asset.
+
+    Attributes:
+        record: Offsets count from the start of ``data``.
+        data: The asset's members as they go into a shard; empty unless it was accepted.
+    """
+
+    record: AssetRecord
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prepares assets, one call each; made once in every worker."""
+
+    config: PrepareConfig
+    params: RenderParams
+    source: Source
+    renderer: Renderer
+
+    def __call__(self, asset: SourceAsset) -> JobResult:
+        """Prepare one asset. What is wrong with it ends in the record, never in an exception.
+
+        Raises:
+            G3DError: The fault is not the asset's: a missing package, a full disk.
+        """
+        start = time.monotonic()
+        work = _Work(self, asset)
+        try:
+            data = work.run()
+        except AssetError as error:
+            status = "rejected" if error.stage == "gate" else "failed"
+            work.end(status, error.stage, error.reason, error.message)
+            data = b""
+        except G3DError:
+            raise
+        except MemoryError as error:
+            work.end("failed", work.stage, "memory", str(error) or "out of memory")
+            data = b""
+        except Exception as error:
+            logger.debug("asset %s", asset.uid, exc_info=True)
+            message = f"{type(error).__name__}: {error}"
+            work.end("failed", work.stage, _REASON_OF_STAGE[work.stage], message)
+            data = b""
+        work.facts["seconds"] = round(time.monotonic() - start, 3)
+        return JobResult(AssetRecord.model_validate(work.facts), data)
+
+
+class _Work:
+    """The steps of one asset, and what is known of it so far."""
+
+    def __init__(self, job: Job, asset: SourceAsset) -> None:
+        self.job, self.asset = job, asset
+        self.stage = "load"
+        self.facts = base_facts(asset, job.config)
+
+    def end(self, status: str, stage: str, reason: str, message: str) -> None:
+        self.facts.update(status=status, stage=stage, reason=reason, message=message[:500])
+
+    def run(self) -> bytes:
+        params, gates = self.job.params, self.job.config.gates
+        mesh = self.job.source.load(self.asset)
+        self.stage = "gate"
+        self._mesh_facts(mesh)
+        check_mesh(mesh, gates)
+        mesh, transform = normalise(mesh, params.extent)
+        cameras = asset_cameras(self.asset.uid, params)
+        self._placement_facts(mesh, transform, cameras)
+        self.stage = "render"
+        rgba = self.job.renderer.render(mesh, cameras, params.render).rgba
+        covered, border = coverage(rgba), touches_border(rgba)
+        self.facts.update(
+            views=len(rgba), coverage=float(covered.mean()), border_views=int(border.sum())
+        )
+        check_views(covered, border, gates)
+        self.stage = "write"
+        files, views = _image_files(self.asset.uid, rgba, cameras)
+        for n, view in enumerate(views):
+            view.update(coverage=float(covered[n]), touches_border=bool(border[n]))
+        # The self-test reads what a stranger will read: numbers that went through JSON.
+        saved = json.loads(canonical_json(views))
+        poses = check_poses(mesh, rgba, saved, rng_of("poses", self.asset.uid))
+        self._pose_facts(poses)
+        points = sample_surface(mesh, POINTS_COUNT, rng_of("points", self.asset.uid))
+        return self._members(files, points, saved)
+
+    def _mesh_facts(self, mesh: Mesh) -> None:
+        textures = {id(m.texture) for m in mesh.materials if m.texture is not None}
+        self.facts.update(
+            vertices=len(mesh.vertices),
+            triangles=len(mesh.faces),
+            materials=len(mesh.materials),
+            textures=len(textures),
+        )
+        if len(mesh.faces):
+            low, high = bounds(mesh)
+            self.facts["extent"] = tuple((high - low).tolist())
+
+    def _placement_facts(self, mesh: Mesh, transform: np.ndarray, cameras: Camera) -> None:
+        used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+        radius = float(np.linalg.norm(used, axis=1).max())
+        half = np.arcsin(np.clip(radius / cameras.radius, 0.0, 1.0)).max()
+        self.facts.update(
+            transform=tuple(transform.reshape(-1).tolist()),
+            bounding_radius=radius,
+            max_half_angle_deg=float(np.rad2deg(half)),
+        )
+
+    def _pose_facts(self, poses: PoseCheck) -> None:
+        least = float(poses.cover.min())
+        self.facts.update(pose_iou=float(poses.iou.mean()), pose_cover=least)
+        if least < self.job.config.gates.min_pose_cover:
+            raise AssetError(
+                "pose",
+                f"view {int(poses.cover.argmin())}: the mesh projected with the saved matrices "
+                f"explains {least:.3f} of the image",
+                stage="gate",
+            )
+
+    def _members(
+        self,
+        files: list[tuple[str, bytes]],
+        points: np.ndarray,
+        views: list[dict[str, Any]],
+    ) -> bytes:
+        uid = self.asset.uid
+        buffer = io.BytesIO()
+        np.save(buffer, points.astype(np.float32), allow_pickle=False)
+        record = AssetRecord.model_validate({**self.facts, "status": "accepted"})
+        params = self.job.params
+        meta = {
+            "schema": SCHEMA_VERSION,
+            "asset": record.model_dump(mode="json", exclude=set(RUN_FIELDS)),
+            "params_hash": params.params_hash,
+            "views": views,
+        }
+        piece = encode_piece(
+            [
+                *files,
+                (f"{uid}.points.npy", buffer.getvalue()),
+                (f"{uid}.json", canonical_json(meta).encode()),
+            ]
+        )
+        cloud, info = piece.members[-2:]
+        self.facts.update(
+            status="accepted",
+            offset=0,
+            length=len(piece.data),
+            points_offset=cloud.offset,
+            points_length=cloud.length,
+            meta_offset=info.offset,
+            meta_length=info.length,
+            members_sha256=hashlib.sha256(piece.data).hexdigest(),
+        )
+        return piece.data
+
+
+def base_facts(asset: SourceAsset, config: PrepareConfig) -> dict[str, Any]:
+    """What is known of an asset before anything is loaded, as fields of its record."""
+    return {
+        "uid": asset.uid,
+        "source": config.source,
+        "source_id": asset.source_id,
+        "category": asset.category,
+        "url": asset.url,
+        "license": asset.license,
+        "author": asset.author,
+        "sha256": asset.sha256,
+        "bytes": asset.bytes,
+        "missing_textures": len(asset.spec.get("missing", ())),
+        "split": split_of(asset.uid, config.splits),
+    }
+
+
+def failed_record(
+    asset: SourceAsset, config: PrepareConfig, reason: str, message: str, attempts: int
+) -> AssetRecord:
+    """The record of an asset whose worker did not live to write one."""
+    return AssetRecord.model_validate(
+        {
+            **base_facts(asset, config),
+            "status": "failed",
+            "stage": "render",
+            "reason": reason,
+            "message": message[:500],
+            "attempts": attempts,
+        }
+    )
+
+
+def rng_of(*scope: object) -> np.random.Generator:
+    """A generator that depends on ``scope`` alone."""
+    return np.random.default_rng(seed_for(*scope))
+
+
+def asset_cameras(uid: str, params: RenderParams) -> Camera:
+    """The cameras ``[N]`` of an asset: from its uid, the seed and the prior alone.
+
+    The image size is left out, so that the same poses can be rendered at another size.
+    """
+    rng = rng_of("cameras", params.sampler, params.seed, uid)
+    return sample_cameras(params.camera, params.views, rng)
+
+
+def _image_files(
+    uid: str, rgba: np.ndarray, cameras: Camera
+) -> tuple[list[tuple[str, bytes]], list[dict[str, Any]]]:
+    """The image members of an asset, and the camera of each as plain JSON values."""
+    count, height, width = rgba.shape[:3]
+    digits = max(3, len(str(count - 1)))
+    files, views = [], []
+    for n in range(count):
+        data = encode_png(rgba[n])
+        files.append((f"{uid}.{n:0{digits}d}.rgba.png", data))
+        views.append(
+            _view_meta(n, cameras[n], height, width)
+            | {"sha256": {"rgba": hashlib.sha256(data).hexdigest()}}
+        )
+    return files, views
+
+
+def _view_meta(view: int, camera: Camera, height: int, width: int) -> dict[str, Any]:
+    """The camera of one view, with the redundant intrinsics that other readers expect."""
+    focal = 0.5 * height / float(np.tan(0.5 * camera.fov_y))
+    matrix: Sequence[Sequence[float]] = camera.c2w.tolist()
+    return {
+        "view": view,
+        "c2w": matrix,
+        "fov_y_deg": float(np.rad2deg(camera.fov_y)),
+        "azimuth_deg": float(np.rad2deg(camera.azimuth)),
+        "elevation_deg": float(np.rad2deg(camera.elevation)),
+        "radius": float(camera.radius),
+        "w": width,
+        "h": height,
+        "fl_x": focal,
+        "fl_y": focal,
+        "cx": width / 2,
+        "cy": height / 2,
+    }
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG of uint8 ``[H, W, 4]``; equal images give equal bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image, "RGBA").save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

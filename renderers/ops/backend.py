@@ -1,0 +1,98 @@
+"""What a backend of the differentiable ops offers, and which one serves a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Which triangles meet at the edges of a mesh.
+
+    Attributes:
+        opposite: int32 ``[T, 3]``: vertex across edge k, the edge that faces vertex k; -1 = open.
+    """
+
+    opposite: torch.Tensor
+
+
+class Backend(Protocol):
+    """The ops on checked, contiguous tensors; see :mod:`.functional` for their meaning.
+
+    ``pos`` is ``[B, V, 4]``, or ``[V, 4]`` where the images share one buffer (range mode).
+    """
+
+    name: str
+
+    def rasterize(
+        self,
+        pos: torch.Tensor,
+        tri: torch.Tensor,
+        resolution: tuple[int, int],
+        ranges: torch.Tensor | None,
+        want_db: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``rast [B, H, W, 4]`` and ``rast_db [B, H, W, 4 or 0]``."""
+        ...
+
+    def interpolate(
+        self, attr: torch.Tensor, rast: torch.Tensor, tri: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ``[B, H, W, C]``; ``attr`` is ``[A, V, C]`` with A = B, or 1 = shared."""
+        ...
+
+    def antialias(
+        self,
+        color: torch.Tensor,
+        rast: torch.Tensor,
+        pos: torch.Tensor,
+        tri: torch.Tensor,
+        topology: Topology,
+        pos_gradient_boost: float,
+    ) -> torch.Tensor:
+        """Return the blended ``color [B, H, W, C]``."""
+        ...
+
+    def build_topology(self, tri: torch.Tensor) -> Topology:
+        """Find the neighbours of every triangle."""
+        ...
+
+
+def _numba() -> Backend:
+    from .numba_backend import NumbaBackend
+
+    return NumbaBackend()
+
+
+def _torch() -> Backend:
+    from .torch_backend import TorchBackend
+
+    return TorchBackend()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"numba": _numba, "torch": _torch}
+
+
+@cache
+def _loaded(name: str) -> Backend:
+    return BACKENDS[name]()
+
+
+def get_backend(name: str | None, device: torch.device) -> Backend:
+    """The backend called ``name``; by default ``numba`` for CPU tensors and ``torch`` elsewhere.
+
+    Raises:
+        ValueError: An unknown name, or ``numba`` for tensors that are not on the CPU.
+    """
+    if name is None:
+        name = "numba" if device.type == "cpu" else "torch"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {sorted(BACKENDS)}, not {name!r}")
+    if name == "numba" and device.type != "cpu":
+        raise ValueError(f"backend 'numba' works on CPU tensors, not on {device}")
+    return _loaded(name)

@@ -1,0 +1,214 @@
+"""The GET3D method: losses against closed forms, rendering, gradients to the geometry."""
+
+import numpy as np
+import pytest
+import torch
+
+from g3d.manifests.records import CameraPrior
+from g3d.renderers.cameras import orbit, sample_cameras
+from g3d.trainer.config import preset_config
+from g3d.trainer.get3d.generator import Generator
+from g3d.trainer.get3d.losses import (
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+    sdf_sign_loss,
+)
+from g3d.trainer.get3d.render import render
+from g3d.trainer.isosurface.grid import bcc_grid
+from g3d.trainer.isosurface.marching import MarchingTetrahedra
+from g3d.trainer.method import Batch, DataContext
+from g3d.trainer.sampler import build_method
+
+CONTEXT = DataContext(name="made", category="chair", extent=0.7, camera=CameraPrior())
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def smoke_method():
+    return build_method(preset_config("smoke"), CONTEXT)
+
+
+def smoke_batch(count=8, size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    cameras = sample_cameras(CONTEXT.camera, count, rng)
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.rand(count, 3, size, size, generator=generator),
+        torch.rand(count, 1, size, size, generator=generator),
+        torch.from_numpy(cameras.azimuth).float(),
+        torch.from_numpy(cameras.elevation).float(),
+        rng,
+    )
+
+
+def analytic_sphere(radius, resolution=16, count=1):
+    grid = bcc_grid(resolution)
+    marching = MarchingTetrahedra(grid)
+    sdf = radius - torch.from_numpy(grid.vertices).norm(dim=1)
+    return marching, sdf.expand(count, -1).clone()
+
+
+def test_losses_by_hand():
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert generator_loss(zero).item() == pytest.approx(np.log(2))
+    expected = np.log1p(np.exp(-1)) + np.log(2)
+    assert discriminator_loss(one, zero).item() == pytest.approx(expected)
+
+
+def test_r1_of_a_linear_discriminator():
+    """D(x) = <a, x> has gradient a everywhere: R1 = |a|^2, and dR1/da = 2 a."""
+    a = torch.randn(3, 4, 4, requires_grad=True)
+    images = torch.randn(5, 3, 4, 4, requires_grad=True)
+    penalty = r1_penalty((images * a).sum(dim=(1, 2, 3)), images)
+    assert penalty.item() == pytest.approx(a.square().sum().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(penalty, a)
+    assert torch.allclose(gradient, 2 * a, atol=1e-5)
+
+
+def test_sign_loss_counts_crossed_edges_only():
+    edges = torch.tensor([[0, 1], [1, 2], [0, 2]])
+    sdf = torch.tensor([[2.0, 1.0, -3.0]])
+    ends = [(1.0, 0), (-3.0, 1), (2.0, 0), (-3.0, 1)]  # (value, sign of the other end)
+    bce = [np.log1p(np.exp(v)) if target == 0 else np.log1p(np.exp(-v)) for v, target in ends]
+    expected = (bce[0] + bce[2]) / 2 + (bce[1] + bce[3]) / 2
+    assert sdf_sign_loss(sdf, edges).item() == pytest.approx(expected, rel=1e-5)
+    assert sdf_sign_loss(sdf.abs(), edges).item() == 0.0
+
+
+def test_silhouette_of_a_sphere():
+    """Coverage against the closed form: a sphere of radius r at distance d fills a disc of
+    tangent r / sqrt(d^2 - r^2)."""
+    marching, sdf = analytic_sphere(0.5, 24)
+    camera = orbit(0.3, 0.4, 2.0, np.deg2rad(49.134))
+    matrix = torch.from_numpy(camera.world_to_clip()).float()[None, None]
+    images = render(marching(sdf), matrix, torch.ones_like, 32)
+    tangent = 0.5 / np.sqrt(2.0**2 - 0.5**2) / np.tan(np.deg2rad(49.134) / 2)
+    assert images.alpha.mean().item() == pytest.approx(np.pi * tangent**2 / 4, rel=0.02)
+    covered = images.alpha[0, 0] > 0
+    assert torch.allclose(images.rgb[0, :, covered], torch.ones(1))
+
+
+def test_images_are_upright_and_ordered_by_view():
+    """Colour = position: the top of the image is +Y, its right is +X for a camera on +Z."""
+    marching, sdf = analytic_sphere(0.5, 12, count=2)
+    cameras = orbit(np.array([0.0, np.pi / 2]), np.zeros(2), 2.0, 0.8)
+    matrix = torch.from_numpy(cameras.world_to_clip()).float()[:, None].expand(2, 2, 4, 4)
+    rgb = render(marching(sdf), matrix, lambda p: p + 0.5, 16, supersample=2, color_samples=1).rgb
+    assert rgb.shape == (4, 3, 16, 16)
+    front, side = rgb[0], rgb[2]
+    assert front[1, 5, 8] > front[1, 10, 8]  # green = y grows upwards
+    assert front[0, 8, 10] > front[0, 8, 5]  # red = x grows to the right
+    assert front[2, 8, 8] > 0.9  # blue = z: the near side
+    assert side[0, 8, 8] > 0.9  # the camera on +X sees +X
+    assert side[2, 8, 5] > side[2, 8, 10]  # and +Z on its left
+    assert torch.equal(rgb[0], rgb[1])
+
+
+def test_silhouette_gradient_grows_the_shape():
+    """d(coverage)/d(sdf) is positive in sum and of the right size.
+
+    Raising the field by e moves the surface out by e: the disc's area grows by the closed form.
+    Supersampling lets most of the gradient through (the antialias rule attenuates it).
+    """
+    marching, sdf = analytic_sphere(0.5, 8)
+    sdf.requires_grad_()
+    camera = orbit(0.3, 0.2, 2.0, 0.8)
+    matrix = torch.from_numpy(camera.world_to_clip()).float()[None, None]
+    area = render(marching(sdf), matrix, torch.ones_like, 32, supersample=8).alpha.mean()
+    (gradient,) = torch.autograd.grad(area, sdf)
+    radius = 0.5
+    scale = 1 / np.tan(0.4) ** 2 * np.pi / 4
+    derivative = scale * 2 * radius * 4 / (4 - radius**2) ** 2
+    assert 0.3 * derivative < gradient.sum().item() < 1.2 * derivative
+
+
+def test_rgb_gradient_does_not_reach_alpha_unless_asked():
+    marching, sdf = analytic_sphere(0.5, 8)
+    sdf.requires_grad_()
+    matrix = torch.from_numpy(orbit(0.3, 0.2, 2.0, 0.8).world_to_clip()).float()[None, None]
+    images = render(marching(sdf), matrix, lambda p: p * 0 + 0.5, 16)
+    assert not images.over(1.0, detach_alpha=True).requires_grad
+    (gradient,) = torch.autograd.grad(images.over(1.0, detach_alpha=False).sum(), sdf)
+    assert gradient.abs().sum() > 0
+
+
+def test_field_is_never_empty_and_always_closed():
+    generator = Generator(preset_config("smoke").get3d.generator, 0.7)
+    with torch.no_grad():
+        generator.geometry.out.bias.fill_(-50.0)  # everything outside
+    w_geo, w_tex = generator.map(torch.randn(3, 8), torch.randn(3, 8))
+    geometry = generator.field(generator.planes(w_geo, w_tex))
+    assert geometry.empty.all()
+    assert (geometry.sdf.amax(dim=1) > 0).all()
+    assert (geometry.sdf[:, generator.hull] < 0).all()
+    meshes = generator.meshes(geometry)
+    assert (meshes.face_ranges[:, 1] > 0).all()
+    assert meshes.vertices.abs().max() <= generator.half_side * 1.2
+    (gradient,) = torch.autograd.grad(meshes.vertices.square().sum(), generator.geometry.out.weight)
+    assert gradient.isfinite().all()
+
+
+def test_every_phase_moves_its_own_weights_and_no_others():
+    method = smoke_method()
+    for step, phase in enumerate([*method.phases()]):
+        batch = smoke_batch()
+        before = {
+            name: [p.detach().clone() for p in net.parameters()]
+            for name, net in method.nets().items()
+        }
+        phase.optimizer.zero_grad()
+        loss, terms = phase.loss(batch, step)
+        loss.backward()
+        phase.optimizer.step()
+        assert loss.isfinite()
+        assert all(term.isfinite() for term in terms.values())
+        owned = {id(p) for p in phase.parameters}
+        for name, net in method.nets().items():
+            moved = False
+            for old, new in zip(before[name], net.parameters(), strict=True):
+                if id(new) in owned:
+                    moved = moved or not torch.equal(old, new)
+                else:
+                    assert torch.equal(old, new)
+            assert moved == any(id(p) in owned for p in net.parameters())
+
+
+def test_generator_gradient_reaches_every_weight():
+    """From both discriminators to mapping, backbone and decoders."""
+    method = smoke_method()
+    phase = next(p for p in method.phases() if p.name == "G")
+    phase.loss(smoke_batch(), 0)[0].backward()
+    missing = [
+        name
+        for name, p in method.generator.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert missing == []
+
+
+def test_samples_are_functions_of_the_seed():
+    method = smoke_method()
+    one, again, other = (method.sample(method.generator, seed, 1.0) for seed in (3, 3, 4))
+    assert np.array_equal(one.to_mesh().vertices, again.to_mesh().vertices)
+    assert not np.array_equal(one.to_mesh().vertices, other.to_mesh().vertices)
+    points = one.to_mesh().vertices[:50]
+    assert np.array_equal(one.color(points), again.color(points))
+    assert one.render(orbit(np.zeros(2), 0.1, 1.2, 0.8), 24).shape == (2, 24, 24, 4)
+
+
+def test_truncation_brings_samples_together():
+    method = smoke_method()
+    for _ in range(200):
+        w_geo, w_tex = method.generator.map(torch.randn(32, 8), torch.randn(32, 8))
+        method.generator.mapping_geo.track(w_geo[:, 0])
+        method.generator.mapping_tex.track(w_tex[:, 0])
+    point = np.zeros((1, 3), np.float32)
+    spread = [
+        np.std([method.sample(method.generator, s, psi).color(point) for s in range(8)])
+        for psi in (1.0, 0.3)
+    ]
+    assert spread[1] < spread[0]

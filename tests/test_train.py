@@ -1,0 +1,246 @@
+"""The loop: data, determinism, resume bit for bit, refusals, damaged files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from g3d.errors import CheckpointError, ConfigError, DatasetError
+from g3d.pipeline.config import PrepareConfig
+from g3d.pipeline.prepare import prepare
+from g3d.renderers.base import RenderSettings
+from g3d.trainer.checkpoint import (
+    CHECKPOINT,
+    latest_checkpoint,
+    load_snapshot,
+    newest_run,
+    numbered,
+)
+from g3d.trainer.config import preset_config
+from g3d.trainer.data import ViewPool, open_data, shrink, step_rng
+from g3d.trainer.loop import learning_rate_factor, train
+from g3d.trainer.sampler import SnapshotSampler
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "procedural-chair"
+    config = PrepareConfig(
+        source="procedural",
+        category="chair",
+        limit=10,
+        views=4,
+        workers=0,
+        render=RenderSettings(size=32, supersample=2),
+    )
+    assert prepare(config, out).accepted == 10
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    report = train(preset_config("smoke"), dataset, out)
+    assert report.nimg == 160
+    return out
+
+
+def weights(run):
+    return torch.load(numbered(run, CHECKPOINT)[-1], weights_only=True)
+
+
+def assert_same(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_shrink_weights_colour_by_alpha():
+    rgba = np.zeros((1, 2, 2, 4), np.uint8)
+    rgba[0, 0, 0] = (200, 100, 50, 255)  # one covered pixel of four
+    assert shrink(rgba, 1).ravel().tolist() == [200, 100, 50, 64]
+
+
+def test_batches_are_composited_and_drawn_without_state(dataset):
+    data, _ = open_data(dataset)
+    pool = ViewPool(data, preset_config("smoke").data)
+    batch = pool.batch(16, step_rng(0, 5, 0))
+    again = pool.batch(16, step_rng(0, 5, 0))
+    other = pool.batch(16, step_rng(0, 5, 1))
+    assert torch.equal(batch.rgb, again.rgb)
+    assert not torch.equal(batch.rgb, other.rgb)
+    empty = (batch.alpha == 0).expand(-1, 3, -1, -1)
+    assert (batch.rgb[empty] == 1.0).all()  # white
+    assert batch.rgb.min() >= 0
+    # The pose of a row is that of the very view: find it again in the pool.
+    flat = pool.rgba[:, 3:].float() / 255
+    for image, azimuth in zip(batch.alpha, batch.azimuth, strict=True):
+        match = (flat == image).flatten(1).all(dim=1)
+        assert azimuth in pool.azimuth[match]
+
+
+def test_run_leaves_what_it_promises(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.yaml", "run.json", "stats.jsonl", "tensorboard"} <= names
+    assert {"fakes-000000000.png", "fakes-000000160.png", "snapshot-000000160.safetensors"} <= names
+    assert not [n for n in names if "tmp" in n]
+    lines = [json.loads(x) for x in (finished / "stats.jsonl").read_text().splitlines()]
+    assert [x["nimg"] for x in lines] == [40, 80, 120, 160]
+    assert all(np.isfinite(x["loss/d"]) and x["r1/rgb"] >= 0 for x in lines)
+    assert len(numbered(finished, CHECKPOINT)) == 2
+
+
+def test_same_seed_gives_the_same_weights(finished, dataset, tmp_path):
+    train(preset_config("smoke"), dataset, tmp_path / "again")
+    assert_same(weights(finished), weights(tmp_path / "again"))
+    other = preset_config("smoke", run={"seed": 1})
+    train(other, dataset, tmp_path / "other")
+    a = weights(finished)["nets"]["generator"]["synthesis.constant"]
+    assert not torch.equal(a, weights(tmp_path / "other")["nets"]["generator"]["synthesis.constant"])
+
+
+@pytest.mark.slow
+def test_killed_and_continued_equals_uninterrupted(finished, dataset, tmp_path):
+    """kill -9 at random moments, several times; the weights come out bit for bit."""
+    out = tmp_path / "killed"
+    script = (
+        "import sys; from pathlib import Path; from g3d.trainer.loop import train\n"
+        "from g3d.trainer.config import preset_config\n"
+        "train(preset_config('smoke'), Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    rng = np.random.default_rng(os.getpid())
+    kills = 0
+    for _ in range(2):
+        before = {p.name for p in out.glob("checkpoint-*.pt")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(dataset), str(out)], stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while {p.name for p in out.glob("checkpoint-*.pt")} <= before:
+            assert time.monotonic() < deadline
+            if process.poll() is not None:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.2))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 1
+    train(preset_config("smoke"), dataset, out)
+    assert_same(weights(finished), weights(out))
+    whole = (finished / "snapshot-000000160.safetensors").read_bytes()
+    assert (out / "snapshot-000000160.safetensors").read_bytes() == whole
+    lines = [json.loads(x) for x in (out / "stats.jsonl").read_text().splitlines()]
+    assert [x["nimg"] for x in lines] == [40, 80, 120, 160]
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "snapshot-000000160.safetensors").unlink()
+    newest = numbered(out, CHECKPOINT)[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert latest_checkpoint(out) == numbered(out, CHECKPOINT)[-2]
+    train(preset_config("smoke"), dataset, out)
+    assert_same(weights(finished), weights(out))
+
+
+def test_a_finished_run_is_left_alone(finished, dataset):
+    stamp = (finished / "snapshot-000000160.safetensors").stat().st_mtime_ns
+    report = train(preset_config("smoke"), dataset, finished)
+    assert report.finished_before
+    assert report.train_seconds > 0
+    assert (finished / "snapshot-000000160.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_another_config_is_refused_with_the_difference(finished, dataset):
+    config = preset_config("smoke", get3d={"optim": {"lr": 0.123}})
+    with pytest.raises(CheckpointError, match=r"get3d.optim.lr +0.005 -> 0.123"):
+        train(config, dataset, finished)
+
+
+def test_overwrite_starts_again(finished, dataset, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    config = preset_config("smoke", run={"kimg": 0.04})
+    assert train(config, dataset, out, overwrite=True).nimg == 40
+    assert [p.name for p in numbered(out, CHECKPOINT)] == ["checkpoint-000000040.pt"]
+
+
+def test_a_folder_that_is_no_run_is_refused(dataset, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="not a run"):
+        train(preset_config("smoke"), dataset, tmp_path, overwrite=True)
+    assert (tmp_path / "letter.txt").exists()
+
+
+def test_missing_dataset_leaves_nothing(tmp_path):
+    with pytest.raises(DatasetError):
+        train(preset_config("smoke"), tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_must_divide(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="multiple"):
+        train(preset_config("smoke", run={"batch": 7}), dataset, tmp_path / "run")
+
+
+def test_two_workers_are_reproducible(dataset, tmp_path):
+    config = preset_config("smoke", run={"workers": 2, "kimg": 0.08, "threads": 1})
+    train(config, dataset, tmp_path / "a")
+    train(config, dataset, tmp_path / "b")
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_learning_rate_falls_to_zero():
+    assert learning_rate_factor(0.3, 0.5) == 1.0
+    assert learning_rate_factor(0.75, 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, 0.5) == 0.0
+    assert learning_rate_factor(0.9, 1.0) == 1.0
+
+
+def test_snapshot_round_trip(finished):
+    sampler = SnapshotSampler(finished)
+    assert sampler.snapshot.nimg == 160
+    assert sampler.snapshot.config == preset_config("smoke")
+    mesh = sampler(7).to_mesh()
+    assert np.array_equal(mesh.vertices, SnapshotSampler(finished)(7).to_mesh().vertices)
+    assert newest_run_of(finished) == finished
+
+
+def newest_run_of(run):
+    home = run.parent / "home"
+    (home / "runs").mkdir(parents=True, exist_ok=True)
+    link = home / "runs" / run.name
+    if not link.exists():
+        link.symlink_to(run)
+    return newest_run(home).resolve()
+
+
+def test_damaged_and_missing_snapshots(finished, tmp_path):
+    with pytest.raises(CheckpointError, match="no run or snapshot"):
+        load_snapshot(tmp_path / "nothing")
+    cut = tmp_path / "snapshot-000000001.safetensors"
+    cut.write_bytes((finished / "snapshot-000000160.safetensors").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_snapshot(Path(cut))
+    with pytest.raises(CheckpointError, match="no trained run"):
+        newest_run(tmp_path)

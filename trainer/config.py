@@ -1,0 +1,68 @@
+"""Configuration of a training run. Presets hold only what differs from these defaults."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..config import Config, load_preset, resolve
+from .get3d.config import GET3DConfig
+
+PRESETS = "g3d.trainer.presets"
+
+
+class DataConfig(Config):
+    """How the views of a dataset reach the loop."""
+
+    size: int = Field(256, ge=8)
+    """Side of the training images (pixels); stored views are averaged down to it."""
+    split: Literal["train", "val", "test"] = "train"
+    background: float = Field(1.0, ge=0, le=1)
+    """Grey that real and generated images are composited over; 1 is white."""
+
+
+class RunConfig(Config):
+    """Length, pace and bookkeeping of a run."""
+
+    seed: int = 0
+    kimg: float = Field(6000.0, gt=0)
+    """Thousands of real images shown to the discriminators in all."""
+    batch: int = Field(32, ge=1)
+    """Images per step, over all workers."""
+    workers: int = Field(1, ge=1)
+    """Processes that share a step; gradients are averaged."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of each worker; 0 = all cores divided by the workers."""
+    ema_kimg: float = 10.0
+    """Half-life of the generator's moving average."""
+    ema_rampup: float = 0.05
+    """The half-life is at most this share of the images shown so far."""
+    decay_from: float = Field(1.0, ge=0, le=1)
+    """Share of the run after which the learning rates fall linearly to 0."""
+    tick_kimg: float = Field(4.0, gt=0)
+    """Interval of a line in stats.jsonl."""
+    snapshot_kimg: float = Field(200.0, gt=0)
+    """Interval of snapshots and image grids."""
+    checkpoint_kimg: float = Field(50.0, gt=0)
+    """Interval of checkpoints: what a killed run loses at most."""
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class TrainConfig(Config):
+    """Everything that determines a run, apart from the dataset."""
+
+    preset: str = "default"
+    """Name of the preset it came from; for people."""
+    data: DataConfig = DataConfig()
+    get3d: GET3DConfig = GET3DConfig()
+    run: RunConfig = RunConfig()
+
+
+def preset_config(name: str, **overrides: object) -> TrainConfig:
+    """The config of a preset, with nested overrides.
+
+    Raises:
+        ConfigError: There is no such preset, or an override does not fit.
+    """
+    return resolve(TrainConfig, preset={"preset": name, **load_preset(PRESETS, name)}, flags=overrides)

@@ -1,0 +1,95 @@
+"""Views of a dataset as training batches, drawn without state: step and seed name the batch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import seed_for
+from ..errors import ConfigError, DatasetError
+from ..manifests.dataset import Dataset
+from .config import DataConfig
+from .method import Batch, DataContext
+
+
+class ViewPool:
+    """All views of one split in memory, at training size.
+
+    Attributes:
+        rgba: uint8 ``[N, 4, H, W]``, straight alpha.
+
+    Args:
+        dataset: Where the views are.
+        config: Size, split, background.
+        threads: Threads that decode.
+    """
+
+    def __init__(self, dataset: Dataset, config: DataConfig, threads: int = 2) -> None:
+        self.background = config.background
+        views = dataset.views(config.split)
+        if not len(views):
+            raise DatasetError(
+                f"{dataset.root} has no view in its {config.split} split",
+                hint="prepare more assets: g3d prepare … --limit N",
+            )
+        if dataset.info.size % config.size:
+            raise ConfigError(
+                f"data.size {config.size} does not divide the dataset's image size "
+                f"{dataset.info.size}",
+                hint="give --set data.size=N, or prepare the dataset with another --size",
+            )
+        chunks = np.array_split(np.arange(len(views)), max(1, len(views) // 256))
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(
+                lambda rows: shrink(dataset.read_views(views.take(rows)), config.size), chunks
+            )
+            self.rgba = torch.from_numpy(np.concatenate(list(parts)))
+        self.azimuth = torch.from_numpy(views.azimuth.astype(np.float32))
+        self.elevation = torch.from_numpy(views.elevation.astype(np.float32))
+        uids = np.unique(views.uid)
+        order = np.argsort(np.searchsorted(uids, views.uid), kind="stable")
+        counts = np.unique(views.uid, return_counts=True)[1]
+        self._rows, self._starts, self._counts = order, np.cumsum(counts) - counts, counts
+
+    def batch(self, count: int, rng: np.random.Generator) -> Batch:
+        """``count`` random views of random assets (uniform over assets, then over their views)."""
+        asset = rng.integers(len(self._counts), size=count)
+        view = (rng.random(count) * self._counts[asset]).astype(np.int64)
+        rows = torch.from_numpy(self._rows[self._starts[asset] + view])
+        rgba = self.rgba[rows].float() / 255
+        alpha = rgba[:, 3:]
+        rgb = rgba[:, :3] * alpha + self.background * (1 - alpha)
+        return Batch(rgb, alpha, self.azimuth[rows], self.elevation[rows], rng)
+
+
+def step_rng(seed: int, step: int, rank: int) -> np.random.Generator:
+    """The randomness of one step of one worker; a resumed run draws the same."""
+    return np.random.default_rng(seed_for("step", seed, step, rank))
+
+
+def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
+    """Average views down: uint8 ``[N, H, W, 4]`` -> ``[N, 4, size, size]``.
+
+    Colours are weighted by alpha, so that an edge pixel keeps the colour of its covered part.
+    """
+    count, height = rgba.shape[:2]
+    block = height // size
+    blocks = rgba.reshape(count, size, block, size, block, 4).astype(np.float32)
+    alpha = blocks[..., 3:]
+    weight = alpha.sum(axis=(2, 4))
+    rgb = (blocks[..., :3] * alpha).sum(axis=(2, 4)) / np.maximum(weight, 1e-6)
+    out = np.concatenate([rgb, weight / block**2], axis=-1)
+    return np.ascontiguousarray(np.rint(out).astype(np.uint8).transpose(0, 3, 1, 2))
+
+
+def open_data(path: Path) -> tuple[Dataset, DataContext]:
+    """Open a dataset and read off what a method must know of it."""
+    dataset = Dataset.open(path)
+    info = dataset.info
+    context = DataContext(
+        name=info.name, category=info.category, extent=info.extent, camera=info.camera
+    )
+    return dataset, context

@@ -1,0 +1,116 @@
+"""Differentiable rendering of a batch of generated meshes: soft silhouettes and colour.
+
+One rasterise call serves all shapes and views. Silhouettes are rasterised ``supersample`` times
+larger and averaged down: at low resolution nvdiffrast's antialiasing rule passes almost no
+gradient on dense meshes. Images come out view by view: row ``k * B + s`` is view k of shape s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ...renderers import ops
+from ..isosurface.marching import MeshBatch
+
+ColorField = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Rendered(NamedTuple):
+    """Images, row 0 = top.
+
+    Attributes:
+        rgb: ``[N, 3, H, W]`` sRGB in [0, 1], not yet composited; 0 where nothing is covered.
+        alpha: ``[N, 1, H, W]`` soft coverage, differentiable in the vertices.
+    """
+
+    rgb: torch.Tensor
+    alpha: torch.Tensor
+
+    def over(self, background: float, *, detach_alpha: bool) -> torch.Tensor:
+        """Composite over a grey ``background``; GET3D passes no RGB gradient into alpha."""
+        alpha = self.alpha.detach() if detach_alpha else self.alpha
+        return self.rgb * alpha + background * (1.0 - alpha)
+
+
+def render(
+    meshes: MeshBatch,
+    world_to_clip: torch.Tensor,
+    colors: ColorField,
+    size: int,
+    *,
+    supersample: int = 4,
+    color_samples: int = 2,
+) -> Rendered:
+    """Render every mesh from its cameras.
+
+    Args:
+        meshes: B meshes.
+        world_to_clip: ``[K, B, 4, 4]``, K views of each.
+        colors: Texture field, world points ``[B, P, 3] -> [B, P, 3]``.
+        size: Side of the images (pixels).
+        supersample: Rasterised samples per pixel along an axis, a multiple of ``color_samples``.
+        color_samples: Colour queries per pixel along an axis; each looks at the mean position of
+            the samples that it stands for.
+    """
+    views, batch = world_to_clip.shape[:2]
+    flipped = world_to_clip.clone()
+    flipped[..., 1, :] *= -1.0  # the ops' row 0 is the bottom; ours is the top
+    clip, triangles, ranges = _to_clip(meshes, flipped)
+    fine = size * supersample
+    rast, _ = ops.rasterize(clip, triangles, (fine, fine), ranges)
+    hard = (rast[..., 3:] > 0).float()
+    soft = ops.antialias(hard, rast, clip, triangles)
+    alpha = F.avg_pool2d(soft.permute(0, 3, 1, 2), supersample)
+
+    with torch.no_grad():  # positions reach the texture query without a gradient, as in GET3D
+        world = meshes.vertices.detach().repeat(views, 1)
+        position, _ = ops.interpolate(world, rast, triangles)
+        block = supersample // color_samples
+        pooled = F.avg_pool2d(torch.cat([position, hard], -1).permute(0, 3, 1, 2), block)
+        coverage = pooled[:, 3]  # [N, h, w]
+        position = (pooled[:, :3] / coverage[:, None].clamp(min=1e-6)).permute(0, 2, 3, 1)
+    rgb = _query(colors, position, coverage > 0, views, batch)  # [N, h, w, 3]
+    weighted = F.avg_pool2d((rgb * coverage[..., None]).permute(0, 3, 1, 2), color_samples)
+    share = F.avg_pool2d(coverage[:, None], color_samples)
+    return Rendered(weighted / share.clamp(min=1e-6), alpha)
+
+
+def _to_clip(
+    meshes: MeshBatch, world_to_clip: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clip positions ``[K * V, 4]``, triangles ``[K * F, 3]`` and their ranges ``[K * B, 2]``."""
+    views = len(world_to_clip)
+    vertices, faces = meshes.vertices, meshes.faces
+    matrices = world_to_clip[:, meshes.vertex_sample]  # [K, V, 4, 4]
+    clip = (matrices[..., :3] @ vertices[:, :, None]).squeeze(-1) + matrices[..., 3]
+    steps = torch.arange(views, device=faces.device, dtype=torch.int32)
+    triangles = (faces[None] + steps[:, None, None] * len(vertices)).reshape(-1, 3)
+    starts = torch.arange(views, dtype=torch.int32)[:, None] * len(faces)
+    ranges = meshes.face_ranges.repeat(views, 1)
+    ranges[:, 0] += starts.repeat_interleave(len(meshes), 0)[:, 0]
+    return clip.reshape(-1, 4), triangles.contiguous(), ranges
+
+
+def _query(
+    colors: ColorField, position: torch.Tensor, covered: torch.Tensor, views: int, batch: int
+) -> torch.Tensor:
+    """Colour at the covered positions only; ``[N, h, w, 3]``, 0 elsewhere."""
+    height, width = covered.shape[1:]
+    by_shape = covered.reshape(views, batch, -1).transpose(0, 1).reshape(batch, -1)
+    points = position.reshape(views, batch, -1, 3).transpose(0, 1).reshape(batch, -1, 3)
+    sample, cell = torch.nonzero(by_shape).unbind(1)
+    counts = by_shape.sum(dim=1)
+    rank = torch.arange(len(sample), device=sample.device)
+    rank = rank - (torch.cumsum(counts, 0) - counts)[sample]
+    padded = points.new_zeros(batch, max(int(counts.max()), 1), 3)
+    padded[sample, rank] = points[sample, cell]
+    found = colors(padded)[sample, rank]
+    out = found.new_zeros(batch, views * height * width, 3)
+    out = out.index_put((sample, cell), found)
+    return out.reshape(batch, views, height, width, 3).transpose(0, 1).reshape(
+        views * batch, height, width, 3
+    )

@@ -1,0 +1,44 @@
+"""Image grids of a run: the same seeds and cameras every time, so that progress can be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ..manifests.atomic import atomic_file
+from ..renderers.cameras import ring
+from .method import DataContext, Method
+
+SEEDS = range(16)
+COLUMNS = 8
+TILE = 96
+
+
+def fake_grid(method: Method, generator: nn.Module, context: DataContext) -> np.ndarray:
+    """uint8 ``[H, W, 3]``: fixed seeds, psi 1, one three-quarter view each, over white."""
+    camera = ring(context.camera, 8)[1:2]
+    tiles = [method.sample(generator, seed, 1.0).render(camera, TILE)[0] for seed in SEEDS]
+    return tile_images(np.stack(tiles), COLUMNS)
+
+
+def tile_images(rgba: np.ndarray, columns: int) -> np.ndarray:
+    """Straight-alpha images ``[N, H, W, 4]`` over white, side by side: uint8 ``[.., .., 3]``."""
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    rgb = np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    count, height, width = rgb.shape[:3]
+    rows = -(-count // columns)
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[:count] = rgb
+    return sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(
+        rows * height, columns * width, 3
+    )
+
+
+def save_grid(path: Path, image: np.ndarray) -> None:
+    """Write a PNG, whole or not at all."""
+    import imageio.v3 as iio
+
+    with atomic_file(path, sync=False) as file:
+        file.write(iio.imwrite("<bytes>", image, extension=".png"))

@@ -1,0 +1,90 @@
+"""The boundary between the training loop and a method: four members, and the batch.
+
+The loop knows phases, counters, logging and checkpoints and nothing of any method. A method knows
+nothing of files, logging or distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import Config
+from ..manifests.records import CameraPrior
+from .asset import Asset
+
+
+class DataContext(Config):
+    """What a method must know of the dataset; stored with every run and snapshot."""
+
+    name: str
+    category: str
+    extent: float
+    """Longest side of the normalised objects (world units)."""
+    camera: CameraPrior
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real views for one step, and the step's own randomness.
+
+    Attributes:
+        rgb: float32 ``[N, 3, H, W]`` in [0, 1], sRGB, composited over the run's background.
+        alpha: float32 ``[N, 1, H, W]`` soft coverage.
+        azimuth: float32 ``[N]`` (radians).
+        elevation: float32 ``[N]`` (radians).
+        rng: Seeded by run, step and rank; every draw of the step comes from it.
+    """
+
+    rgb: torch.Tensor
+    alpha: torch.Tensor
+    azimuth: torch.Tensor
+    elevation: torch.Tensor
+    rng: np.random.Generator
+
+
+Logs = dict[str, torch.Tensor]
+Loss = Callable[[Batch, int], tuple[torch.Tensor, Logs]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser step of the loop.
+
+    Attributes:
+        name: For logs and checkpoints.
+        parameters: Those that the loss may move.
+        optimizer: May be shared by phases.
+        every: The phase runs when ``step % every == 0``.
+        loss: ``(batch, step) -> (scalar, logged terms)``.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    every: int
+    loss: Loss
+
+
+class Method(Protocol):
+    """What a method gives to the loop."""
+
+    needs: Literal["views"]
+    """Which samples the loop must deliver."""
+
+    def nets(self) -> dict[str, nn.Module]:
+        """Modules that are saved and synchronised; ``generator`` is averaged (EMA) as well."""
+        ...
+
+    def phases(self) -> list[Phase]:
+        """The phases of a step, in order."""
+        ...
+
+    def sample(self, generator: nn.Module, seed: int, psi: float) -> Asset:
+        """One asset from a generator of this method (the averaged one, usually)."""
+        ...

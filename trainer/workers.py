@@ -1,0 +1,108 @@
+"""Several processes that share every step of a run on one machine (gloo on the CPU).
+
+The calling process is rank 0 and owns all files. Gradients are averaged after every backward
+pass; sums of two numbers do not depend on their order, so two workers are as reproducible as one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place among the workers."""
+
+    rank: int = 0
+    count: int = 1
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every gradient by the mean over workers; NaN and inf become finite."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        if self.count > 1:
+            dist.all_reduce(flat)
+            flat /= self.count
+        torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)
+        parts = flat.split([g.numel() for g in gradients])
+        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+    def average_buffers(self, nets: Sequence[nn.Module]) -> None:
+        """Give all workers the mean of every floating-point buffer that is saved."""
+        if self.count == 1:
+            return
+        for net in nets:
+            for name, buffer in net.named_buffers():
+                if name.endswith("w_avg"):
+                    dist.all_reduce(buffer)
+                    buffer /= self.count
+
+
+@contextmanager
+def workers(count: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[Worker]:
+    """Start ``count - 1`` helpers running ``target(worker, *arguments)`` and join their group.
+
+    The helpers end with the block, and by themselves if this process dies: their next exchange
+    fails.
+    """
+    if count == 1:
+        yield Worker()
+        return
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="g3d-") as folder:
+        store = str(Path(folder) / "store")
+        helpers = [
+            context.Process(
+                target=_run_helper, args=(rank, count, store, target, arguments), daemon=True
+            )
+            for rank in range(1, count)
+        ]
+        for helper in helpers:
+            helper.start()
+        try:
+            _join(0, count, store)
+            yield Worker(0, count)
+            for helper in helpers:
+                helper.join(timeout=60)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            for helper in helpers:
+                if helper.is_alive():
+                    helper.terminate()
+                    helper.join()
+
+
+def _run_helper(
+    rank: int, count: int, store: str, target: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to stop
+    _join(rank, count, store)
+    target(Worker(rank, count), *arguments)
+    dist.destroy_process_group()
+
+
+def _join(rank: int, count: int, store: str) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=TIMEOUT
+    )
