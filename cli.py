@@ -64,16 +64,20 @@ def _root(
 def prepare_command(
     source: Annotated[str, typer.Argument(help="procedural or folder.", show_default=False)],
     category: Annotated[
-        str | None, option(INPUT, "--category", help="What the assets are. [default]")
+        str | None, option(INPUT, "--category", help="What the assets are (default: anything).")
     ] = None,
     root: Annotated[
         Path | None, option(INPUT, "--root", help="Folder of models, for the source folder.")
     ] = None,
     limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
-    views: Annotated[int | None, option(CONFIG, "--views", help="Images an asset. [24]")] = None,
-    size: Annotated[int | None, option(CONFIG, "--size", help="Side of an image. [128]")] = None,
+    views: Annotated[
+        int | None, option(CONFIG, "--views", help="Images an asset (default: 24).")
+    ] = None,
+    size: Annotated[
+        int | None, option(CONFIG, "--size", help="Side of an image (default: 128).")
+    ] = None,
     renderer: Annotated[
-        str | None, option(CONFIG, "--renderer", help="auto, raster or blender. [auto]")
+        str | None, option(CONFIG, "--renderer", help="auto, raster or blender (default: auto).")
     ] = None,
     preset: Preset = None,
     files: Files = None,
@@ -81,11 +85,17 @@ def prepare_command(
     out: Out = None,
     overwrite: Overwrite = False,
     workers: Annotated[
-        int | None, option(RUN, "--workers", help="Processes; 0: here, no Ray. [one a core]")
+        int | None,
+        option(RUN, "--workers", help="Processes; 0: here, no Ray (default: one a core)."),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a dataset of rendered views."""
+    """Make a dataset of rendered views.
+
+    The same command again goes on where it stopped.
+
+    Values: defaults < --preset < --config < named options < --set.
+    """
     from . import places, reports
     from .config import load_preset, resolve
     from .describe import PRESETS
@@ -127,7 +137,12 @@ def train_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a generator on a dataset."""
+    """Train a generator on a dataset.
+
+    The same command again goes on where it stopped.
+
+    Values: defaults < --preset < --config < named options < --set.
+    """
     from . import places, reports
     from .config import dump, home, load_preset, resolve
     from .manifests.dataset import Dataset, newest_dataset
@@ -160,13 +175,16 @@ def train_command(
 )
 def export_command(
     run: RunPath = None,
-    n: Annotated[int | None, option(INPUT, "--n", help="Meshes, seeds 0 to n-1. [16]")] = None,
+    n: Annotated[
+        int | None, option(INPUT, "--n", help="Meshes, seeds 0 to n-1 (default: 16).")
+    ] = None,
     seeds: Annotated[str | None, option(INPUT, "--seeds", help="Seeds, like 0-9,42.")] = None,
     psi: Annotated[
-        float | None, option(CONFIG, "--psi", help="0: the mean shape; 1: all variety. [0.7]")
+        float | None,
+        option(CONFIG, "--psi", help="0: the mean shape; 1: all variety (default: 0.7)."),
     ] = None,
     texture_size: Annotated[
-        int | None, option(CONFIG, "--texture-size", help="Side of a texture. [512]")
+        int | None, option(CONFIG, "--texture-size", help="Side of a texture (default: 512).")
     ] = None,
     files: Files = None,
     sets: Sets = None,
@@ -174,7 +192,10 @@ def export_command(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Sample textured meshes from a trained generator."""
+    """Sample textured meshes of a run.
+
+    Writes one GLB a seed, a contact sheet and a gallery page; what is there is kept.
+    """
     from . import places, reports
     from .config import dump, home, resolve
     from .trained import export_run
@@ -198,14 +219,21 @@ def export_command(
 @command("demo", WORKFLOW, "g3d demo", "g3d demo --category mug")
 def demo_command(
     category: Annotated[
-        str, option(INPUT, "--category", help="Of the procedural source. [chair]")
+        str, option(INPUT, "--category", help="Of the procedural source (default: chair).")
     ] = "chair",
-    limit: Annotated[int, option(INPUT, "--limit", help="Shapes to learn from. [500]")] = 500,
-    views: Annotated[int, option(CONFIG, "--views", help="Images of each. [24]")] = 24,
-    preset: Annotated[str, option(CONFIG, "--preset", help="Of the training. [cpu]")] = "cpu",
-    n: Annotated[int, option(RUN, "--n", help="Meshes to export. [16]")] = 16,
+    limit: Annotated[
+        int, option(INPUT, "--limit", help="Shapes to learn from (default: 500).")
+    ] = 500,
+    views: Annotated[int, option(CONFIG, "--views", help="Images of each (default: 24).")] = 24,
+    preset: Annotated[
+        str, option(CONFIG, "--preset", help="Of the training (default: cpu).")
+    ] = "cpu",
+    n: Annotated[int, option(RUN, "--n", help="Meshes to export (default: 16).")] = 16,
 ) -> None:
-    """Prepare, train and export made shapes."""
+    """Prepare, train and export made shapes.
+
+    Ten minutes on two cores. The same command again goes on where it stopped.
+    """
     from . import reports
     from .config import home
     from .demo import demo
@@ -221,11 +249,16 @@ def demo_command(
 def eval_command(
     run: RunPath = None,
     data: Annotated[
-        Path | None, option(INPUT, "--data", help="Its dataset. [found by name]")
+        Path | None, option(INPUT, "--data", help="Its dataset (default: found by name).")
     ] = None,
-    n: Annotated[int, option(RUN, "--n", help="Held-out shapes to compare with. [64]")] = 64,
+    n: Annotated[
+        int, option(RUN, "--n", help="Held-out shapes to compare with (default: 64).")
+    ] = 64,
 ) -> None:
-    """Measure a run against held-out shapes."""
+    """Measure a run against held-out shapes.
+
+    Beside three references: training shapes, the best single one, an untrained generator.
+    """
     from .config import home
     from .trained import evaluate
     from .trainer.checkpoint import newest_run
@@ -277,7 +310,8 @@ def presets_ls() -> None:
 )  # fmt: skip
 def presets_show(
     name: Annotated[
-        str | None, typer.Argument(help="[the defaults of train]", show_default=False)
+        str | None,
+        typer.Argument(help="Its name (default: the defaults of train).", show_default=False),
     ] = None,
 ) -> None:
     """Show a preset in full, every default written out."""

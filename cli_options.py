@@ -33,7 +33,7 @@ def option(panel: str, *names: str, help: str, **more: Any) -> Any:
 
 # One word, one meaning, in every command.
 Out = Annotated[
-    Path | None, option(OUTPUT, "-o", "--out", help="Folder to write. [named by its content]")
+    Path | None, option(OUTPUT, "-o", "--out", help="Folder to write (default: by name).")
 ]
 Overwrite = Annotated[
     bool, option(OUTPUT, "--overwrite", help="Replace what another config left there.")
@@ -42,16 +42,17 @@ DryRun = Annotated[bool, option(RUN, "-n", "--dry-run", help="Show the plan; wri
 Preset = Annotated[str | None, option(CONFIG, "--preset", help="Named values: g3d presets ls.")]
 Files = Annotated[list[Path] | None, option(CONFIG, "--config", help="YAML of values; repeatable.")]
 Sets = Annotated[list[str] | None, option(CONFIG, "-s", "--set", help="a.b=c; repeatable.")]
-Data = Annotated[Path | None, option(INPUT, "--data", help="Dataset folder. [the newest]")]
+Data = Annotated[Path | None, option(INPUT, "--data", help="Dataset folder (default: the newest).")]
 RunPath = Annotated[
-    Path | None, typer.Argument(help="Run folder or snapshot. [the newest run]", show_default=False)
+    Path | None,
+    typer.Argument(help="Run folder or snapshot (default: the newest run).", show_default=False),
 ]
 
 COMMON_OPTIONS = {
     "as_json": (("--json",), "Print one JSON object on stdout."),
     "quiet": (("-q", "--quiet"), "Print only paths or tables; errors on stderr."),
     "verbose": (("-v", "--verbose"), "Log what is done and why."),
-    "debug": (("--debug",), "Log everything; show tracebacks. [G3D_DEBUG]"),
+    "debug": (("--debug",), "Log everything; show tracebacks, as G3D_DEBUG=1 does."),
 }
 
 

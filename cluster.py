@@ -27,8 +27,7 @@ logger = logging.getLogger(__name__)
 J = TypeVar("J")
 R = TypeVar("R")
 
-START_DEADLINE_S = 300.0
-"""A worker that has not started by then is given up; kernels may have to be compiled first."""
+START_DEADLINE_S = 300.0  # kernels may have to be compiled first
 START_STRIKES = 3
 OBJECT_STORE_BYTES = 200 * 2**20
 ONE_THREAD = dict.fromkeys(
@@ -112,7 +111,7 @@ def run_pool(
         size = available if workers is None else workers
         if isinstance(jobs, Sized):
             size = max(1, min(size, len(jobs)))
-        pool = _Pool(factory, size, deadline_s, strikes, recycle_after)
+        pool: _Pool[J, R] = _Pool(factory, size, deadline_s, strikes, recycle_after)
         try:
             yield from pool.run(iter(jobs))
         finally:
@@ -130,19 +129,14 @@ def cores() -> int:
 def connected(workers: int | None = None) -> Iterator[int]:
     """Join the cluster of ``RAY_ADDRESS``, or start a local one for the time of the block.
 
-    Args:
-        workers: Processes that a local cluster is to have room for; None is one a core.
-
-    Yields:
-        How many one-core workers fit.
+    Yields how many one-core workers fit; a local cluster has room for ``workers``, None is one a
+    core.
 
     Raises:
-        MissingDependency: Ray is not installed, does not start, or cannot be reached.
+        MissingDependency: Ray does not start, or cannot be reached.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependency("Ray is not installed", hint="pip install ray") from error
+    import ray
+
     if ray.is_initialized():
         yield int(ray.cluster_resources().get("CPU", 1))
         return
@@ -179,33 +173,25 @@ def _init(**options: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        local = options["address"] == "local"
         raise MissingDependency(
-            f"{'a local Ray does not start' if local else 'cannot join RAY_ADDRESS'}: "
-            f"{_cause(error)}",
-            hint="--workers 0 runs without Ray"
-            if local
-            else "start it (`ray start --head`), or `unset RAY_ADDRESS` to run on this machine",
+            f"cannot start or join Ray (address {options['address']}): {_cause(error)}",
+            hint="--workers 0 runs without Ray; `unset RAY_ADDRESS` starts one on this machine",
         ) from error
-    worker = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "_worker_logs_enabled"):
-        # Ray has no public way to keep a lost worker off our stderr; the pool reports it.
-        worker._worker_logs_enabled = False
+    # Ray has no public way to keep a lost worker off our stderr; the pool reports it.
+    vars(importlib.import_module("ray._private.worker"))["_worker_logs_enabled"] = False
 
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables for processes started in the block, then put the old ones back."""
-    old = {name: os.environ.get(name) for name in values}
+    old = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in old.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(old)
 
 
 def _temp_folder() -> Path:
@@ -275,12 +261,7 @@ class _Pool(Generic[J, R]):
     """Hands jobs to actors, one at a time each, and watches over them."""
 
     def __init__(
-        self,
-        factory: Callable[[], Callable[[J], R]],
-        size: int,
-        deadline_s: float,
-        strikes: int,
-        recycle_after: int | None,
+        self, factory: Any, size: int, deadline_s: float, strikes: int, recycle_after: int | None
     ) -> None:
         import ray
 
@@ -332,39 +313,37 @@ class _Pool(Generic[J, R]):
         # All that ended, so that none is taken for overdue because this process was slow.
         done, _ = self._ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
         for task in done:
-            outcome = self._collect(tasks[task])
-            if outcome is not None:
-                yield outcome
+            yield from self._collect(tasks[task])
         now = time.monotonic()
         for task, slot in tasks.items():
             if task not in done and now > slot.until:
-                outcome = self._lost(slot, Failure("timeout", "it overran its deadline"))
-                if outcome is not None:
-                    yield outcome
+                limit = START_DEADLINE_S if slot.current is None else self._deadline
+                yield from self._lost(slot, Failure("timeout", f"took longer than {limit:g} s"))
 
-    def _collect(self, slot: _Slot[J]) -> Outcome[J, R] | None:
+    def _collect(self, slot: _Slot[J]) -> list[Outcome[J, R]]:
         """Take the result of a task that ended."""
         from ray.exceptions import OutOfMemoryError, RayError
 
         try:
             answer = self._ray.get(slot.task)
+        except OutOfMemoryError as error:
+            return self._lost(slot, Failure("memory", _cause(error)))
         except RayError as error:
-            full = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
-            return self._lost(slot, Failure("memory" if full else "crash", _cause(error)))
+            return self._lost(slot, Failure("crash", _cause(error)))
         item, slot.current, slot.task = slot.current, None, None
         if item is None:
             _unwrap(answer)
             self._failed_starts = 0
             self._idle.append(slot)
-            return None
+            return []
         slot.served += 1
         if slot.served == self._recycle_after:
             self._discard(slot)
         else:
             self._idle.append(slot)
-        return _outcome(item, answer)
+        return [_outcome(item, answer)]
 
-    def _lost(self, slot: _Slot[J], failure: Failure) -> Outcome[J, R] | None:
+    def _lost(self, slot: _Slot[J], failure: Failure) -> list[Outcome[J, R]]:
         """A worker died or is overdue: replace it, and try its job again or give it up."""
         self._discard(slot)
         item = slot.current
@@ -375,12 +354,12 @@ class _Pool(Generic[J, R]):
                     f"workers do not start: {failure.message}",
                     hint="--workers 0 runs in one process and shows the cause",
                 )
-            return None
+            return []
         logger.info("a worker was lost: %s (%s)", failure.reason, failure.message)
         if item.attempts < self._strikes:
             self._waiting.append(item)
-            return None
-        return Outcome(item.job, None, failure, item.attempts)
+            return []
+        return [Outcome(item.job, None, failure, item.attempts)]
 
     def _discard(self, slot: _Slot[J]) -> None:
         self._slots.remove(slot)
@@ -393,18 +372,17 @@ class _Pool(Generic[J, R]):
         self._idle.clear()
 
 
-def _unwrap(answer: tuple[str, Any]) -> Any:
+def _unwrap(answer: tuple[Any, Any]) -> Any:
     """The value of a worker's answer; raises what is not the job's fault."""
     if answer[0] == "raise":
         raise answer[1]
     return answer[1]
 
 
-def _outcome(item: _Try[J], answer: tuple[str, Any]) -> Outcome[J, Any]:
-    value = _unwrap(answer)
-    if answer[0] == "ok":
+def _outcome(item: _Try[J], answer: tuple[Any, Any]) -> Outcome[J, Any]:
+    kind, value = answer[0], _unwrap(answer)
+    if kind == "ok":
         return Outcome(item.job, value, None, item.attempts)
-    kind = "memory" if answer[0] == "memory" else "error"
     return Outcome(item.job, None, Failure(kind, value), item.attempts)
 
 

@@ -187,7 +187,8 @@ class _PlainTask(Task):
             parts.append(f"{count} {self.unit}".rstrip())
         rate = self._rate()
         if left and rate > 0:
-            parts.append(f"{_short(rate)} {self.unit}/s")
+            if "note" not in self.fields:
+                parts.append(f"{_short(rate)} {self.unit}/s")
             if self.total:
                 parts.append(f"{format_seconds((self.total - self.completed) / rate)} left")
         return "  ".join([*parts, self.status()]).rstrip()
@@ -199,17 +200,24 @@ class _BarTask(Task):
     def __init__(self, description: str, total: float | None, unit: str, display: Progress) -> None:
         super().__init__(description, total, unit)
         self._display = display
-        self._row = display.add_task(description, total=total, unit=unit, status="")
+        self._row = display.add_task(description, total=total, count="", status="")
 
     def _show(self) -> None:
         rate = self._rate()
-        speed = f"{_short(rate)} {self.unit}/s" if rate and self.unit else ""
+        # A note says what matters about this work, its speed too.
+        speed = f"{_short(rate)} {self.unit}/s" if rate and "note" not in self.fields else ""
+        status = "  ".join(part for part in (speed, self.status()) if part)
         self._display.update(
             self._row,
             completed=self.completed,
             total=self.total,
-            status="  ".join(part for part in (speed, self.status()) if part),
+            status=status,
+            count=self._count(),
         )
+
+    def _count(self) -> str:
+        of = f"/{self.total:g}" if self.total else ""
+        return f"{self.completed:g}{of} {self.unit}".rstrip() if of or self.completed else ""
 
     def _close(self, finished: bool) -> None:
         if finished and self.total is None:
@@ -266,25 +274,20 @@ def _closing(task: Task) -> Iterator[Task]:
 
 def _new_display() -> Progress:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
+    # On 80 columns the bar stays whole and the status is cut.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}", style="dim"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[status]}", style="dim", markup=False, table_column=rest),
         console=Console(stderr=True),
         refresh_per_second=4,
+        expand=True,
     )
 
 
@@ -357,4 +360,6 @@ def format_bytes(size: float) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -24,6 +24,8 @@ class GateSettings(Config):
     """[out_of_frame] Largest share of views that the object may leave; 1 only records it."""
     min_pose_cover: float = Field(0.95, ge=0, le=1)
     """[pose] Least share of the saved alpha that the projected mesh must explain in every view."""
+    min_pose_iou: float = Field(0.6, ge=0, le=1)
+    """[pose] Least mean IoU of both, where every material is opaque."""
 
 
 def check_mesh(mesh: Mesh, gates: GateSettings) -> None:

@@ -121,7 +121,7 @@ class _Work:
         # The self-test reads what a stranger will read: numbers that went through JSON.
         saved = json.loads(canonical_json(views))
         poses = check_poses(mesh, rgba, saved, rng_of("poses", self.asset.uid))
-        self._pose_facts(poses)
+        self._pose_facts(poses, all(m.alpha_mode == "opaque" for m in mesh.materials))
         points = sample_surface(mesh, POINTS_COUNT, rng_of("points", self.asset.uid))
         return self._members(files, points, saved)
 
@@ -147,14 +147,16 @@ class _Work:
             max_half_angle_deg=float(np.rad2deg(half)),
         )
 
-    def _pose_facts(self, poses: PoseCheck) -> None:
-        least = float(poses.cover.min())
-        self.facts.update(pose_iou=float(poses.iou.mean()), pose_cover=least)
-        if least < self.job.config.gates.min_pose_cover:
+    def _pose_facts(self, poses: PoseCheck, opaque: bool) -> None:
+        cover, iou = float(poses.cover.min()), float(poses.iou.mean())
+        self.facts.update(pose_iou=iou, pose_cover=cover)
+        gates = self.job.config.gates
+        # What is transparent is in the projection and not in the image.
+        if cover < gates.min_pose_cover or (opaque and iou < gates.min_pose_iou):
             raise AssetError(
                 "pose",
-                f"view {int(poses.cover.argmin())}: the mesh projected with the saved matrices "
-                f"explains {least:.3f} of the image",
+                "the mesh projected with the saved matrices is not what the images show: "
+                f"it explains {cover:.3f} of one, the mean IoU is {iou:.3f}",
                 stage="gate",
             )
 

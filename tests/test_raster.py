@@ -206,15 +206,18 @@ def test_checker_floor_is_sharp_near_and_grey_far():
     texture[..., :3] = checker[..., None]
     wall = quad(4.0, material=Material(texture=texture), repeat=2.0)  # a texel is 1/16 long
     floor = wall.vertices[:, [0, 2, 1]] * [1, 1, -1] - [0, 0.5, 3.2]
-    mesh = make_mesh(floor, wall.faces, uvs=wall.uvs, materials=wall.materials)
+    # Whole repeats do not show, unless the derivatives of the uvs are wrong.
+    uvs = wall.uvs + np.array([20, 30])
+    mesh = make_mesh(floor, wall.faces, uvs=uvs, materials=wall.materials)
     camera = Camera(np.eye(4)[None], np.array([FOV]))
     views = render(mesh, camera, RenderSettings(size=128, light="flat"))
     depth = np.where(views.rgba[0, ..., 3] == 255, views.depth[0], np.nan)
-    near, far = depth < 1.3, depth > 6.5
+    near, far = depth < 1.3, depth > 5.0
     assert near.sum() > 300
     assert far.sum() > 300
     value = views.rgba[0, ..., 0].astype(int)
-    assert np.mean((value[near] < 40) | (value[near] > 240)) > 0.4
+    low, high = np.percentile(value[near], [10, 90])
+    assert high - low > 75  # texels of 3 rows, smoothed by the bilinear filter
     assert np.abs(value[far] - 188).max() <= 25
 
 

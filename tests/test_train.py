@@ -79,7 +79,7 @@ def test_shrink_weights_colour_by_alpha():
 
 
 def test_batches_are_composited_and_drawn_without_state(dataset):
-    data, _ = open_data(dataset)
+    data, _ = open_data(dataset, "train")
     pool = ViewPool(data, preset_config("smoke").data)
     batch = pool.batch(16, step_rng(0, 5, 0))
     again = pool.batch(16, step_rng(0, 5, 0))

@@ -11,8 +11,10 @@ import torch
 from ..config import seed_for
 from ..errors import ConfigError, DatasetError
 from ..manifests.dataset import Dataset
+from ..manifests.records import Split
 from .config import DataConfig
 from .method import Batch, DataContext
+from .metrics.chamfer import chamfer
 
 
 class ViewPool:
@@ -85,11 +87,33 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.rint(out).astype(np.uint8).transpose(0, 3, 1, 2))
 
 
-def open_data(path: Path) -> tuple[Dataset, DataContext]:
+def open_data(path: Path, split: Split) -> tuple[Dataset, DataContext]:
     """Open a dataset and read off what a method must know of it."""
     dataset = Dataset.open(path)
     info = dataset.info
     context = DataContext(
-        name=info.name, category=info.category, extent=info.extent, camera=info.camera
+        name=info.name,
+        category=info.category,
+        extent=info.extent,
+        camera=info.camera,
+        mirror_share=mirror_share(dataset, split),
     )
     return dataset, context
+
+
+def mirror_share(dataset: Dataset, split: Split, limit: int = 100) -> float:
+    """Share of the first ``limit`` shapes of a split that are symmetric about the plane x = 0.
+
+    A shape counts as symmetric if its surface samples are no further from their mirror image than
+    one half of them is from the other half, which is the noise of sampling.
+    """
+    assets = dataset.assets(split)[:limit]
+    if not assets:
+        return 0.0
+    flip = np.array([-1.0, 1.0, 1.0], np.float32)
+    symmetric = 0
+    for asset in assets:
+        points = dataset.points(asset.uid)
+        noise = chamfer(points[::2], points[1::2])
+        symmetric += chamfer(points, points * flip) <= noise
+    return symmetric / len(assets)

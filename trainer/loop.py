@@ -66,7 +66,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, overwrite: bool = False
     """
     start = time.monotonic()
     _check(config)
-    dataset, context = open_data(data)
+    dataset, context = open_data(data, config.data.split)
     identity = {
         "config": config.model_dump(mode="json"),
         "context": context.model_dump(mode="json"),
@@ -97,7 +97,7 @@ class Session:
         threads = config.run.threads or max(1, (os.cpu_count() or 1) // worker.count)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
-        dataset, self.context = open_data(data)
+        dataset, self.context = open_data(data, config.data.split)
         self.pool = ViewPool(dataset, config.data, threads)
         self.method = build_method(config, self.context)
         self.nets = self.method.nets()

@@ -27,6 +27,8 @@ class DataContext(Config):
     extent: float
     """Longest side of the normalised objects (world units)."""
     camera: CameraPrior
+    mirror_share: float = 0.0
+    """Share of the training shapes that are symmetric about the plane x = 0."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class GeneratorConfig(Config):
     """Scale of the network's contribution to the field."""
     max_offset: float = 0.45
     """Largest offset of a node along an axis, in cells."""
+    mirror: bool | None = False
+    """Make every shape symmetric about the plane x = 0, geometry and colour. None: if nearly all
+    of the training shapes are."""
 
 
 class Geometry(NamedTuple):
@@ -61,7 +64,7 @@ class Generator(nn.Module):
     """The shared-backbone generator (GET3D, appendix A.5).
 
     Args:
-        config: Sizes.
+        config: Sizes; ``mirror`` must be decided.
         extent: Longest side of the dataset's objects (world units).
     """
 
@@ -86,8 +89,13 @@ class Generator(nn.Module):
         base = config.initial_slope * (config.initial_radius - ellipsoid)
         self.register_buffer("base", base, persistent=False)
         self.register_buffer("hull", torch.from_numpy(grid.hull), persistent=False)
+        # An offset along x changes sign from one side of a mirrored shape to the other.
+        side = torch.ones(len(nodes), 3)
+        side[:, 0] = nodes[:, 0].sign()
+        self.register_buffer("side", side, persistent=False)
         self.base: torch.Tensor
         self.hull: torch.Tensor
+        self.side: torch.Tensor
 
     def map(
         self, z_geo: torch.Tensor, z_tex: torch.Tensor, psi: float = 1.0
@@ -103,8 +111,15 @@ class Generator(nn.Module):
         )
 
     def planes(self, w_geo: torch.Tensor, w_tex: torch.Tensor) -> Planes:
-        """Run the backbone."""
-        return self.synthesis(w_geo, w_tex[:, :-1])
+        """Run the backbone.
+
+        With ``mirror``, the two planes that see x are averaged with their mirror images: all that
+        is read from them is then even in x.
+        """
+        planes = self.synthesis(w_geo, w_tex[:, :-1])
+        if not self.config.mirror:
+            return planes
+        return Planes(*(_even_in_x(stack) for stack in planes))
 
     def field(self, planes: Planes) -> Geometry:
         """Signed distances and offsets on the grid, never without a surface.
@@ -120,6 +135,8 @@ class Generator(nn.Module):
         sdf = sdf + shift[:, None]
         sdf = torch.where(self.hull, -sdf.abs() - self.HULL_MARGIN, sdf)
         offsets = self.config.max_offset * self.grid.cell * torch.tanh(raw_offsets)
+        if self.config.mirror:
+            offsets = offsets * self.side
         return Geometry(sdf, offsets, (inner < 0).detach())
 
     def meshes(self, geometry: Geometry) -> MeshBatch:
@@ -134,3 +151,9 @@ class Generator(nn.Module):
     ) -> torch.Tensor:
         """sRGB ``[B, P, 3]`` in [0, 1] at ``points [B, P, 3]`` (world units)."""
         return self.texture(planes.texture, points / self.half_side, w_tex[:, -1])
+
+
+def _even_in_x(planes: torch.Tensor) -> torch.Tensor:
+    """Average the XY and XZ planes of ``[B, 3, C, R, R]`` with their mirror images (x is width)."""
+    xy, yz, xz = planes.unbind(1)
+    return torch.stack([0.5 * (xy + xy.flip(-1)), yz, 0.5 * (xz + xz.flip(-1))], dim=1)

@@ -15,9 +15,12 @@ from ..method import Batch, DataContext, Logs, Phase
 from ..networks.discriminator import Discriminator, camera_code
 from .asset import GET3DAsset
 from .config import GET3DConfig
-from .generator import Generator
+from .generator import Generator, GeneratorConfig
 from .losses import discriminator_loss, generator_loss, r1_penalty, sdf_sign_loss
 from .render import render
+
+SYMMETRIC_FROM = 0.95
+"""Share of symmetric shapes from which ``mirror: null`` makes a mirrored generator."""
 
 
 class Fakes(NamedTuple):
@@ -47,7 +50,7 @@ class GET3D:
     ) -> None:
         self.config, self.context = config, context
         self.size, self.background = size, background
-        self.generator = Generator(config.generator, context.extent)
+        self.generator = Generator(_decided(config.generator, context), context.extent)
         self.d_rgb = Discriminator(config.discriminator, 3, size)
         self.d_mask = Discriminator(config.discriminator, 1, size)
         self._fakes: tuple[int, Fakes] | None = None
@@ -174,6 +177,13 @@ class GET3D:
             "loss/sdf": fakes.sdf_loss,
             "empty": fakes.empty.float().mean(),
         }
+
+
+def _decided(config: GeneratorConfig, context: DataContext) -> GeneratorConfig:
+    """The generator's config with ``mirror`` settled by the dataset if it was left open."""
+    if config.mirror is not None:
+        return config
+    return config.model_copy(update={"mirror": context.mirror_share >= SYMMETRIC_FROM})
 
 
 @contextmanager

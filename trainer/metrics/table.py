@@ -157,7 +157,7 @@ def learning_table(
     training: np.ndarray,
     untrained: ShapeSet | None = None,
     *,
-    candidates: int = 100,
+    candidates: int | None = None,
     seed: int = 0,
     workers: int | None = None,
 ) -> LearningTable:
@@ -170,7 +170,7 @@ def learning_table(
         held_out: ``[R, P, 3]``.
         training: ``[T, P, 3]``; a seeded choice of R makes the ceiling.
         untrained: Shapes of the same generator before training.
-        candidates: Training shapes that are tried as the best single one.
+        candidates: Training shapes that are tried as the best single one; None is all.
         seed: Of that choice.
         workers: Threads.
 
@@ -183,6 +183,7 @@ def learning_table(
     size = len(references)
     among = pairwise_chamfer(references, workers=workers)
     order = np.random.default_rng(seed_for("learning_table", seed)).permutation(len(training))
+    candidates = len(training) if candidates is None else min(candidates, len(training))
     tried = order[: max(candidates, size)]
     known = normalise_points(training[tried])
     to_training = pairwise_chamfer(known, references, workers=workers)
@@ -203,7 +204,7 @@ def learning_table(
         held_out=size,
         points=references.shape[1],
         best_single=int(tried[best]),
-        candidates=min(candidates, len(training)),
+        candidates=candidates,
     )
 
 
