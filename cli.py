@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, console
-from .cli_options import (
+from .commands.options import (
     CONFIG,
     INPUT,
     LOOK,
@@ -96,9 +96,9 @@ def prepare_command(
 
     Values: defaults < --preset < --config < named options < --set.
     """
-    from . import places, reports
+    from .commands import places, reports
+    from .commands.describe import PRESETS
     from .config import load_preset, resolve
-    from .describe import PRESETS
     from .pipeline.config import PrepareConfig
     from .pipeline.prepare import prepare
 
@@ -143,7 +143,7 @@ def train_command(
 
     Values: defaults < --preset < --config < named options < --set.
     """
-    from . import places, reports
+    from .commands import places, reports
     from .config import dump, home, load_preset, resolve
     from .manifests.dataset import Dataset, newest_dataset
     from .trainer.config import PRESETS, TrainConfig
@@ -196,11 +196,11 @@ def export_command(
 
     Writes one GLB a seed, a contact sheet and a gallery page; what is there is kept.
     """
-    from . import places, reports
+    from .commands import places, reports
     from .config import dump, home, resolve
-    from .trained import export_run
     from .trainer.checkpoint import newest_run
     from .trainer.export.driver import ExportConfig, parse_seeds
+    from .trainer.trained import export_run
 
     flags = _given(
         n=n, seeds=parse_seeds(seeds) if seeds else None, psi=psi, texture_size=texture_size
@@ -234,9 +234,9 @@ def demo_command(
 
     Ten minutes on two cores. The same command again goes on where it stopped.
     """
-    from . import reports
+    from .commands import reports
+    from .commands.demo import demo
     from .config import home
-    from .demo import demo
 
     console.say(
         f"g3d {__version__} demo: {limit} {category} shapes x {views} views, preset {preset}, "
@@ -260,8 +260,8 @@ def eval_command(
     Beside three references: training shapes, the best single one, an untrained generator.
     """
     from .config import home
-    from .trained import evaluate
     from .trainer.checkpoint import newest_run
+    from .trainer.trained import evaluate
 
     source = run or newest_run(home())
     console.say(f"g3d {__version__} eval: {source}")
@@ -275,7 +275,7 @@ def validate_command(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.", show_default=False)],
 ) -> None:
     """Check a dataset, byte for byte."""
-    from . import reports
+    from .commands import reports
     from .manifests.validate import validate_dataset
 
     reports.validated(dataset, validate_dataset(dataset))
@@ -289,7 +289,7 @@ def inspect_command(
     ],
 ) -> None:
     """Say what a path is and holds."""
-    from .describe import as_text, describe
+    from .commands.describe import as_text, describe
 
     facts = describe(path)
     console.result(facts, as_text(facts))
@@ -298,7 +298,7 @@ def inspect_command(
 @command("ls", SET_UP, "g3d presets ls", group=presets_app)
 def presets_ls() -> None:
     """List the presets of train and of prepare."""
-    from . import describe
+    from .commands import describe
 
     found = describe.list_presets()
     console.result({"presets": found}, describe.presets_as_text(found))
@@ -315,7 +315,7 @@ def presets_show(
     ] = None,
 ) -> None:
     """Show a preset in full, every default written out."""
-    from . import describe
+    from .commands import describe
     from .config import dump
 
     config = describe.preset(name)
@@ -325,7 +325,7 @@ def presets_show(
 @command("doctor", SET_UP, "g3d doctor", "g3d doctor --json")
 def doctor_command() -> None:
     """Check this machine; say how to mend it."""
-    from .doctor import examine
+    from .commands.doctor import examine
 
     report = examine()
     console.result(report.as_dict(), report.as_text())

@@ -5,6 +5,8 @@ Library code raises these; only :func:`g3d.cli.main` catches them, prints two li
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class G3DError(Exception):
     """Base of all errors that are the user's to mend.
@@ -63,10 +65,14 @@ class AssetError(Exception):
     """
 
     def __init__(self, reason: str, message: str, *, stage: str = "load") -> None:
-        super().__init__(reason, message, stage)
+        super().__init__(reason, message)
         self.reason = reason
         self.message = message
         self.stage = stage
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception would call the class with its positional arguments alone.
+        return partial(type(self), stage=self.stage), self.args
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-KIMG = {"6min": None, "20min": 170.0}  # None: the preset's own length
+KIMG = {"6min": None, "20min": 120.0}  # None: the preset's own length
 
 
 def g3d(*arguments: str) -> dict:
@@ -34,7 +34,9 @@ def g3d(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-def learn(data: Path, out: Path, length: str, kimg: float | None, seed: int, extra: list[str]) -> dict:
+def learn(
+    data: Path, out: Path, length: str, kimg: float | None, seed: int, extra: list[str]
+) -> dict:
     """Train one run, measure it, return its figures."""
     run = out / f"{data.name}-{length}-seed{seed}"
     options = ["--seed", str(seed), "-o", str(run), *extra]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ END = b"\0" * (2 * BLOCK)
 """The two empty blocks that end an archive."""
 UID_LIMIT = 84
 """Longest uid: USTAR holds names of 100 bytes and ``.0000.normal.png`` is the longest suffix."""
+UID_PATTERN = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{UID_LIMIT - 1}}}")
+"""What a uid may be: free of dots and slashes, because it is the key of shard members."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from ..errors import DatasetError
 from ..manifests.dataset import SHARDS
 from ..manifests.records import SPLITS, Split
-from ..manifests.shards import UID_LIMIT
+from ..manifests.shards import UID_LIMIT, UID_PATTERN
 from ..manifests.splits import SplitFractions, split_of
-from .sources.base import UID_PATTERN, SourceAsset
+from .sources.base import SourceAsset
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def check_assets(assets: Sequence[SourceAsset]) -> None:
     """
     seen: dict[str, SourceAsset] = {}
     for asset in assets:
-        if len(asset.uid) > UID_LIMIT or not UID_PATTERN.fullmatch(asset.uid):
+        if not UID_PATTERN.fullmatch(asset.uid):
             raise DatasetError(
                 f"the uid {asset.uid!r} of {asset.source_id!r} cannot name members of a shard: "
-                f"up to {UID_LIMIT} letters, digits, '-' and '_'"
+                f"up to {UID_LIMIT} letters, digits, '-' and '_', the first a letter or digit"
             )
         if asset.uid in seen:
             raise DatasetError(

@@ -24,18 +24,12 @@ os.environ.update(TERM="dumb", COLUMNS="100")
 
 
 @pytest.fixture(autouse=True)
-def fixed_seeds() -> Iterator[None]:
-    """Same random numbers and the same arithmetic in every test.
-
-    Training flushes denormal numbers to zero in its process; that must not reach the next test.
-    """
+def fixed_seeds() -> None:
+    """Same random numbers in every test."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-    yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

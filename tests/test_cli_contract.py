@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
-from g3d import cli, doctor, places
-from g3d.cli_options import COMMON_OPTIONS
+from g3d import cli
+from g3d.commands import doctor, places
+from g3d.commands.options import COMMON_OPTIONS
 from g3d.errors import G3DError, PartialFailure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,7 +232,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def fail(path: Path) -> dict[str, Any]:
             raise failure
 
-        monkeypatch.setattr("g3d.describe.describe", fail)
+        monkeypatch.setattr("g3d.commands.describe.describe", fail)
 
     return install
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from g3d.manifests.records import CameraPrior
 from g3d.renderers.cameras import orbit, sample_cameras
 from g3d.trainer.config import preset_config
@@ -212,3 +211,35 @@ def test_truncation_brings_samples_together():
         for psi in (1.0, 0.3)
     ]
     assert spread[1] < spread[0]
+
+
+def mirrored_generator():
+    config = preset_config("smoke").get3d.generator.model_copy(update={"mirror": True})
+    return Generator(config, 0.7)
+
+
+def test_mirrored_shapes_are_symmetric_in_field_offset_and_colour():
+    generator = mirrored_generator()
+    w_geo, w_tex = generator.map(torch.randn(2, 8), torch.randn(2, 8))
+    planes = generator.planes(w_geo, w_tex)
+    geometry = generator.field(planes)
+    nodes = generator.grid.vertices
+    rows = {tuple(np.round(p, 5) + 0.0): i for i, p in enumerate(nodes)}
+    flip = torch.tensor([rows[(-p[0] + 0.0, p[1], p[2])] for p in rows])
+    assert torch.allclose(geometry.sdf, geometry.sdf[:, flip], atol=1e-5)
+    mirrored = geometry.offsets[:, flip] * torch.tensor([-1.0, 1.0, 1.0])
+    assert torch.allclose(geometry.offsets, mirrored, atol=1e-5)
+    points = torch.rand(2, 20, 3) * 0.6 - 0.3
+    opposite = points * torch.tensor([-1.0, 1.0, 1.0])
+    colors = generator.colors(planes, points, w_tex)
+    assert torch.allclose(colors, generator.colors(planes, opposite, w_tex), atol=1e-5)
+    free = Generator(preset_config("smoke").get3d.generator, 0.7)
+    field = free.field(free.planes(*free.map(torch.randn(2, 8), torch.randn(2, 8)))).sdf
+    assert not torch.allclose(field, field[:, flip], atol=1e-2)
+
+
+@pytest.mark.parametrize(("share", "mirrored"), [(1.0, True), (0.5, False)])
+def test_mirror_left_open_is_decided_by_the_dataset(share, mirrored):
+    config = preset_config("smoke", get3d={"generator": {"mirror": None}})
+    context = CONTEXT.model_copy(update={"mirror_share": share})
+    assert build_method(config, context).generator.config.mirror is mirrored

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,30 +10,12 @@ import trimesh
 from g3d.renderers.meshes import Mesh
 from g3d.trainer.export.driver import ExportConfig, texture_mesh
 from g3d.trainer.export.glb import encode_glb
-
-MODULES = Path(
-    os.environ.get("G3D_GLTF_VALIDATOR")
-    or Path(__file__).resolve().parents[1] / "third_party" / "node_modules"
-)
-SCRIPT = """
-const fs = require("fs"), validator = require("gltf-validator");
-validator.validateBytes(new Uint8Array(fs.readFileSync(process.argv[1])))
-  .then(report => console.log(JSON.stringify(report.issues)));
-"""
+from g3d.trainer.export.verify import khronos_issues, validator_modules
 
 needs_validator = pytest.mark.skipif(
-    not (shutil.which("node") and (MODULES / "gltf-validator" / "package.json").exists()),
+    validator_modules() is None,
     reason="needs node, and gltf-validator: npm install --prefix third_party gltf-validator",
 )
-
-
-def issues(path: Path) -> dict:
-    done = subprocess.run(
-        ["node", "-e", SCRIPT, str(path)],
-        env={**os.environ, "NODE_PATH": str(MODULES)},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
 
 
 @dataclass
@@ -81,9 +58,9 @@ def test_no_errors_and_no_warnings(tmp_path, name, texture_format):
     path.write_bytes(
         encode_glb(mesh, texture_format=texture_format, extras={"seed": 0, "psi": 0.7})
     )
-    found = issues(path)
-    assert found["numErrors"] == 0, found["messages"]
-    assert found["numWarnings"] == 0, found["messages"]
+    found = khronos_issues(path)
+    assert found.errors == 0, found.messages
+    assert found.warnings == 0, found.messages
 
 
 @needs_validator
@@ -94,4 +71,4 @@ def test_the_validator_would_complain(tmp_path):
     at = data.index(b'"POSITION"')
     data[at : at + 10] = b'"POSITIOM"'
     path.write_bytes(data)
-    assert issues(path)["numErrors"] > 0
+    assert khronos_issues(path).errors > 0

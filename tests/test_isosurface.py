@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from g3d.trainer.isosurface.grid import TET_EDGES, bcc_grid
 from g3d.trainer.isosurface.marching import TRIANGLES, MarchingTetrahedra
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize("n", [2, 5, 13])

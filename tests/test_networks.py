@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from g3d.trainer.ema import averaged_copy, update_average
 from g3d.trainer.isosurface.grid import bcc_grid
 from g3d.trainer.networks.decoders import GeometryDecoder, TextureDecoder

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from g3d.errors import AssetError, ConfigError, DatasetError
-from g3d.pipeline.sources.base import UID_PATTERN, Source, SourceAsset, get_source
+from g3d.manifests.shards import UID_PATTERN
+from g3d.pipeline.sources.base import Source, SourceAsset, get_source
 from g3d.pipeline.sources.folder import FolderSource, uid_of
 from g3d.pipeline.sources.licenses import recognise
 from hypothesis import given

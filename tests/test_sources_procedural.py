@@ -12,7 +12,8 @@ import pytest
 from g3d.config import digest
 from g3d.errors import AssetError, ConfigError
 from g3d.manifests.categories import get_category
-from g3d.pipeline.sources.base import UID_PATTERN, Source, SourceAsset, get_source
+from g3d.manifests.shards import UID_PATTERN
+from g3d.pipeline.sources.base import Source, SourceAsset, get_source
 from g3d.pipeline.sources.procedural import SHAPES, ProceduralSource, chair, mug
 from g3d.pipeline.sources.procedural.draw import Draw
 from g3d.pipeline.sources.procedural.solids import (

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from g3d.errors import CheckpointError, ConfigError, DatasetError
 from g3d.pipeline.config import PrepareConfig
 from g3d.pipeline.prepare import prepare
@@ -113,7 +112,9 @@ def test_same_seed_gives_the_same_weights(finished, dataset, tmp_path):
     other = preset_config("smoke", run={"seed": 1})
     train(other, dataset, tmp_path / "other")
     a = weights(finished)["nets"]["generator"]["synthesis.constant"]
-    assert not torch.equal(a, weights(tmp_path / "other")["nets"]["generator"]["synthesis.constant"])
+    assert not torch.equal(
+        a, weights(tmp_path / "other")["nets"]["generator"]["synthesis.constant"]
+    )
 
 
 @pytest.mark.slow
@@ -244,3 +245,15 @@ def test_damaged_and_missing_snapshots(finished, tmp_path):
         load_snapshot(Path(cut))
     with pytest.raises(CheckpointError, match="no trained run"):
         newest_run(tmp_path)
+
+
+def test_symmetry_of_a_dataset_is_measured(dataset, tmp_path):
+    """Procedural chairs are symmetric about x = 0, mugs have a handle on one side."""
+    mugs = tmp_path / "mugs"
+    config = PrepareConfig(
+        source="procedural", category="mug", limit=12, views=1, workers=0,
+        render=RenderSettings(size=16, supersample=1),
+    )  # fmt: skip
+    prepare(config, mugs)
+    assert open_data(dataset, "train")[1].mirror_share == 1.0
+    assert open_data(mugs, "train")[1].mirror_share < 0.5

@@ -178,7 +178,8 @@ def _read(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its archive reader meets
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: {error}", hint="remove it to go on from an older one"
+            f"checkpoint {path} cannot be read: {error}",
+            hint="remove it to go on from an older one",
         ) from error
 
 

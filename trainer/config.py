@@ -65,4 +65,6 @@ def preset_config(name: str, **overrides: object) -> TrainConfig:
     Raises:
         ConfigError: There is no such preset, or an override does not fit.
     """
-    return resolve(TrainConfig, preset={"preset": name, **load_preset(PRESETS, name)}, flags=overrides)
+    return resolve(
+        TrainConfig, preset={"preset": name, **load_preset(PRESETS, name)}, flags=overrides
+    )

@@ -25,7 +25,8 @@ def update_average(
     if rampup > 0:
         half_life = min(half_life, nimg * rampup)
     decay = 0.5 ** (batch / max(half_life, 1e-8))
-    targets, sources = list(average.parameters()), list(net.parameters())
+    targets: list[torch.Tensor] = list(average.parameters())
+    sources: list[torch.Tensor] = list(net.parameters())
     torch._foreach_lerp_(targets, sources, 1.0 - decay)
     for target, source in zip(average.buffers(), net.buffers(), strict=True):
         target.copy_(source)

@@ -31,8 +31,10 @@ def tile_images(rgba: np.ndarray, columns: int) -> np.ndarray:
     rows = -(-count // columns)
     sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
     sheet[:count] = rgb
-    return sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(
-        rows * height, columns * width, 3
+    return (
+        sheet.reshape(rows, columns, height, width, 3)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(rows * height, columns * width, 3)
     )
 
 

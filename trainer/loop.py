@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from .. import __version__, console
+from ..cluster import cores
 from ..config import diff, dump
 from ..errors import CheckpointError, ConfigError
 from ..manifests.atomic import write_atomic
@@ -25,10 +27,10 @@ from .config import TrainConfig
 from .data import ViewPool, open_data, step_rng
 from .ema import averaged_copy, update_average
 from .grids import fake_grid, save_grid
-from .method import DataContext, Phase
+from .method import Batch, DataContext, Phase
 from .sampler import build_method
 from .stats import Stats
-from .workers import Worker, workers
+from .workers import Worker, cpu_settings, workers
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, overwrite: bool = False
         seconds = _train_seconds(out)
         return TrainReport(out, done[-1], total, time.monotonic() - start, seconds, True)
     arguments = (config, str(data), str(out))
-    with workers(config.run.workers, _helper, arguments) as worker:
+    with workers(config.run.workers, _helper, arguments) as worker, _cpu(config):
         session = Session(worker, config, data, out)
         with Stats(out, session.nimg) as stats:
             session.run(stats)
@@ -90,15 +92,15 @@ def train(config: TrainConfig, data: Path, out: Path, *, overwrite: bool = False
 
 
 class Session:
-    """One process's part of a run, from the last checkpoint (or the start) to the end."""
+    """One process's part of a run, from the last checkpoint (or the start) to the end.
+
+    It computes with the threads that torch is set to, see :func:`.workers.cpu_settings`.
+    """
 
     def __init__(self, worker: Worker, config: TrainConfig, data: Path, out: Path) -> None:
         self.worker, self.config, self.out = worker, config, out
-        threads = config.run.threads or max(1, (os.cpu_count() or 1) // worker.count)
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(True)
         dataset, self.context = open_data(data, config.data.split)
-        self.pool = ViewPool(dataset, config.data, threads)
+        self.pool = ViewPool(dataset, config.data, torch.get_num_threads())
         self.method = build_method(config, self.context)
         self.nets = self.method.nets()
         self.average = averaged_copy(self.nets["generator"])
@@ -159,9 +161,9 @@ class Session:
         )
         return terms
 
-    def _phase_step(self, phase: Phase, batch: object, step: int) -> dict[str, torch.Tensor]:
+    def _phase_step(self, phase: Phase, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         phase.optimizer.zero_grad(set_to_none=True)
-        loss, terms = phase.loss(batch, step)  # type: ignore[arg-type]
+        loss, terms = phase.loss(batch, step)
         loss.backward()
         self.worker.average_gradients(phase.parameters)
         phase.optimizer.step()
@@ -194,7 +196,12 @@ def learning_rate_factor(progress: float, decay_from: float) -> float:
 def _helper(worker: Worker, config: TrainConfig, data: str, out: str) -> None:
     """What ranks above 0 do: the same steps, no files."""
     console.setup("quiet")
-    Session(worker, config, Path(data), Path(out)).run(None)
+    with _cpu(config):
+        Session(worker, config, Path(data), Path(out)).run(None)
+
+
+def _cpu(config: TrainConfig) -> AbstractContextManager[None]:
+    return cpu_settings(config.run.threads or max(1, cores() // config.run.workers))
 
 
 def _steps(config: TrainConfig) -> int:
@@ -229,7 +236,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def _claim(
-    out: Path, config: TrainConfig, identity: dict[str, object], *, overwrite: bool
+    out: Path, config: TrainConfig, identity: Mapping[str, object], *, overwrite: bool
 ) -> None:
     """Start a run folder, or make sure that the one there is the same run."""
     path = out / RUN_FILE

@@ -23,6 +23,25 @@ from torch import nn
 TIMEOUT = timedelta(minutes=10)
 
 
+@contextmanager
+def cpu_settings(threads: int) -> Iterator[None]:
+    """Within the block torch uses ``threads`` threads and takes denormal numbers for zero.
+
+    Arithmetic on denormal numbers is many times slower, and trained weights decay through them.
+    """
+    before = torch.get_num_threads()
+    flushed = bool((torch.tensor([1e-40]) * 1 == 0).item())  # torch has no way to ask
+    torch.set_num_threads(threads)
+    # A thread that starts while the mode is on keeps it for ever: start them all before.
+    torch.ones(1 << 20).mul_(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Worker:
     """This process's place among the workers."""
@@ -42,7 +61,9 @@ class Worker:
             flat /= self.count
         torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)
         parts = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+        torch._foreach_copy_(
+            gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
+        )
 
     def average_buffers(self, nets: Sequence[nn.Module]) -> None:
         """Give all workers the mean of every floating-point buffer that is saved."""
@@ -56,7 +77,9 @@ class Worker:
 
 
 @contextmanager
-def workers(count: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[Worker]:
+def workers(
+    count: int, target: Callable[..., None], arguments: tuple[Any, ...]
+) -> Iterator[Worker]:
     """Start ``count - 1`` helpers running ``target(worker, *arguments)`` and join their group.
 
     The helpers end with the block, and by themselves if this process dies: their next exchange

@@ -6,7 +6,7 @@ source itself (it pickles) or the arguments of :func:`get_source`.
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +17,13 @@ from ...errors import ConfigError
 from ...manifests.records import CameraPrior
 from ...renderers.meshes import Mesh
 
-UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-"""What a uid may be: it becomes the key of shard members, so it is free of dots and slashes.
-How long it may be is ``manifests.shards.UID_LIMIT``."""
-
 
 @dataclass(frozen=True)
 class SourceAsset:
     """One asset as its source lists it, before anything was loaded.
 
     Attributes:
-        uid: Stable id, key-safe (:data:`UID_PATTERN`), unique in its source.
+        uid: Stable id, key-safe (``manifests.shards.UID_PATTERN``), unique in its source.
         source_id: The source's own name of the asset (a relative path, an object id).
         category: Canonical category name.
         license: SPDX identifier, or ``unknown``.
@@ -51,6 +47,21 @@ class SourceAsset:
 
 AssetList: TypeAlias = list[SourceAsset]
 """Named here because inside :class:`Source` the word ``list`` is a method."""
+
+
+def framing_camera(
+    extent: float, half_frame: float, elevation_deg: tuple[float, float]
+) -> CameraPrior:
+    """Cameras at 2.6 extents, with the lens that shows ``2 half_frame`` extents at the origin.
+
+    Further away and with a longer lens than GET3D's (1.2 units, 49 degrees), which cuts off
+    everything whose bounding sphere is wider than 0.499.
+    """
+    radius = round(2.6 * extent, 6)
+    fov_y = 2.0 * math.degrees(math.atan(half_frame / 2.6))
+    return CameraPrior(
+        elevation_deg=elevation_deg, radius=(radius, radius), fov_y_deg=round(fov_y, 4)
+    )
 
 
 @runtime_checkable

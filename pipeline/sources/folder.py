@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ...errors import AssetError, ConfigError, DatasetError
+from ...manifests.categories import get_category
 from ...manifests.records import CameraPrior
 from ...renderers.meshes import Mesh
-from .base import AssetList, SourceAsset
+from .base import AssetList, SourceAsset, framing_camera
 from .licenses import NO_TERMS, UNKNOWN, Terms, folder_terms, recognise
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 _GLB_MAGIC, _JSON_CHUNK = 0x46546C67, 0x4E4F534A
 _SKIPPED = {"__MACOSX"}
+
+
+HALF_FRAME = 0.72
+"""Half of what the cameras see at the origin, in extents: a sphere of 0.69 extents fits."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ class FolderSource:
         return "folder"
 
     @property
-    def default_camera(self) -> CameraPrior | None:
-        """None: the category's."""
-        return None
+    def default_camera(self) -> CameraPrior:
+        """The category's elevations, from where models of any proportions are in frame."""
+        category = get_category(self.category)
+        return framing_camera(category.extent, HALF_FRAME, category.camera.elevation_deg)
 
     def list(self) -> AssetList:
         """All assets, sorted by relative path, with digests over everything they refer to.

@@ -114,6 +114,41 @@ def _crossing(
 
 
 @kernel
+def _label_range(ids: np.ndarray, triangles: int) -> tuple[int, int]:
+    # The triangles that are seen: low .. high - 1.
+    low, high = triangles, 0
+    for y in range(ids.shape[0]):
+        for x in range(ids.shape[1]):
+            label = ids[y, x]
+            if 0 < label <= triangles:
+                low = min(low, label - 1)
+                high = max(high, label)
+    return low, high
+
+
+@kernel
+def _nearer(
+    y: int,
+    x: int,
+    y1: int,
+    x1: int,
+    ids: np.ndarray,
+    rast: np.ndarray,
+    tri: np.ndarray,
+    vertices: int,
+) -> tuple[int, int]:
+    # Which of two pixels (0 or 1) has the triangle in front, and that triangle; -1 if it is none.
+    id0, id1 = ids[y, x], ids[y1, x1]
+    owner = 0 if id1 == 0 or (id0 != 0 and rast[y, x, 2] < rast[y1, x1, 2]) else 1
+    t = (id0 if owner == 0 else id1) - 1
+    if t < 0 or t >= len(tri):
+        return owner, -1
+    if min(tri[t, 0], tri[t, 1], tri[t, 2]) < 0 or max(tri[t, 0], tri[t, 1], tri[t, 2]) >= vertices:
+        return owner, -1
+    return owner, t
+
+
+@kernel
 def antialias_image(
     color: np.ndarray,
     rast: np.ndarray,
@@ -143,32 +178,17 @@ def antialias_image(
     """
     height, width, channels = color.shape
     half_w, half_h = 0.5 * width, 0.5 * height
-    low, high = len(tri), 0
-    for y in range(height):
-        for x in range(width):
-            label = ids[y, x]
-            if 0 < label <= len(tri):
-                low = min(low, label - 1)
-                high = max(high, label)
+    low, high = _label_range(ids, len(tri))
     known = np.full(max(0, high - low), 255, dtype=np.uint8)
     count = 0
     for y in range(height):
         for x in range(width):
-            id0 = ids[y, x]
             for direction in range(2):
                 x1, y1 = x + 1 - direction, y + direction
-                if x1 >= width or y1 >= height:
+                if x1 >= width or y1 >= height or ids[y, x] == ids[y1, x1]:
                     continue
-                id1 = ids[y1, x1]
-                if id0 == id1:
-                    continue
-                owner = 0 if id1 == 0 or (id0 != 0 and rast[y, x, 2] < rast[y1, x1, 2]) else 1
-                t = (id0 if owner == 0 else id1) - 1
-                if t < 0 or t >= len(tri):
-                    continue
-                if min(tri[t, 0], tri[t, 1], tri[t, 2]) < 0:
-                    continue
-                if max(tri[t, 0], tri[t, 1], tri[t, 2]) >= len(pos):
+                owner, t = _nearer(y, x, y1, x1, ids, rast, tri, len(pos))
+                if t < 0:
                     continue
                 bits = known[t - low]
                 if bits == 255:

@@ -2,7 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Neighbouring pixels that see different triangles.
+
+    Attributes:
+        p0: int64 ``[N]``, flat index of the left or lower pixel.
+        p1: int64 ``[N]``, of the other.
+        first: bool ``[N]``, whether p0's triangle is in front.
+        triangle: int64 ``[N]``, the one in front; may lie outside the buffer.
+    """
+
+    p0: torch.Tensor
+    p1: torch.Tensor
+    first: torch.Tensor
+    triangle: torch.Tensor
+
+    def take(self, where: torch.Tensor) -> _Pairs:
+        """Those where the mask bool ``[N]`` is set."""
+        return _Pairs(self.p0[where], self.p1[where], self.first[where], self.triangle[where])
+
+
+@dataclass(frozen=True)
+class _Blends:
+    """Pairs of pixels to blend.
+
+    Attributes:
+        p0: int64 ``[N]``, flat index of the left or lower pixel.
+        p1: int64 ``[N]``, of the other.
+        alpha: float64 ``[N]``, weight; positive moves p0 towards p1.
+        image: int64 ``[N]``.
+        start: int64 ``[N]``, vertex of the silhouette edge.
+        end: int64 ``[N]``, its other vertex.
+    """
+
+    p0: torch.Tensor
+    p1: torch.Tensor
+    alpha: torch.Tensor
+    image: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
 
 
 def opposite_vertices(tri: torch.Tensor) -> torch.Tensor:
@@ -28,9 +72,8 @@ def opposite_vertices(tri: torch.Tensor) -> torch.Tensor:
     return opposite.to(torch.int32)
 
 
-def _pairs(ids: torch.Tensor, depth: torch.Tensor, direction: int) -> tuple[torch.Tensor, ...]:
-    # Neighbours with different triangles: flat indices of both pixels, whether the first one's
-    # triangle is in front, and that triangle.
+def _pairs(ids: torch.Tensor, depth: torch.Tensor, direction: int) -> _Pairs:
+    # All of one direction: 0 right, 1 up.
     height, width = ids.shape[1:]
     flat = torch.arange(ids.numel(), device=ids.device).view(ids.shape)
     if direction == 0:
@@ -42,7 +85,7 @@ def _pairs(ids: torch.Tensor, depth: torch.Tensor, direction: int) -> tuple[torc
     p0, p1 = p0[differ], p1[differ]
     id0, id1 = labels[p0], labels[p1]
     first = (id1 == 0) | ((id0 != 0) & (z[p0] < z[p1]))
-    return p0, p1, first, torch.where(first, id0, id1) - 1
+    return _Pairs(p0, p1, first, torch.where(first, id0, id1) - 1)
 
 
 def _cross(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -63,25 +106,24 @@ def _silhouettes(
     return is_open | (torch.signbit(_cross(a, b, own)) == torch.signbit(_cross(a, b, far)))
 
 
-def _items(
+def _find_blends(
     ids: torch.Tensor,
     depth: torch.Tensor,
     screen: torch.Tensor,
     tri: torch.Tensor,
     opposite: torch.Tensor,
     direction: int,
-) -> tuple[torch.Tensor, ...]:
-    # Blends of one direction: pixels p0, p1 (flat), their weight (float64, discrete choices made),
-    # image and the two end points of the edge; screen is float64 [B, V, 2], x/w and y/w.
+) -> _Blends:
+    # Blends of one direction, their discrete choices made; screen is float64 [B, V, 2], x/w, y/w.
     height, width = ids.shape[1:]
-    p0, p1, first, t = _pairs(ids, depth, direction)
-    usable = (t >= 0) & (t < len(tri))
-    faces = tri.to(torch.int64)[torch.where(usable, t, 0)]
+    pairs = _pairs(ids, depth, direction)
+    usable = (pairs.triangle >= 0) & (pairs.triangle < len(tri))
+    faces = tri.to(torch.int64)[torch.where(usable, pairs.triangle, 0)]
     usable &= ((faces >= 0) & (faces < screen.shape[1])).all(1)
-    p0, p1, first, t, faces = (v[usable] for v in (p0, p1, first, t, faces))
-    image = p0 // (height * width)
-    silhouette = _silhouettes(screen, image, faces, opposite.to(torch.int64)[t])
-    owner = torch.where(first, p0, p1) % (height * width)
+    pairs, faces = pairs.take(usable), faces[usable]
+    image = pairs.p0 // (height * width)
+    silhouette = _silhouettes(screen, image, faces, opposite.to(torch.int64)[pairs.triangle])
+    owner = torch.where(pairs.first, pairs.p0, pairs.p1) % (height * width)
     half = screen.new_tensor([0.5 * width, 0.5 * height])
     centre = torch.stack([owner % width, owner // width], dim=1) + 0.5 - half
     corners = screen[image[:, None], faces] * half - centre[:, None]
@@ -89,7 +131,7 @@ def _items(
         corners = corners.flip(-1)
     a, b = corners.roll(-1, 1), corners.roll(-2, 1)
     dx, dy = (b - a).unbind(-1)
-    ds = torch.where(first, 1.0, -1.0).to(screen.dtype)
+    ds = torch.where(pairs.first, 1.0, -1.0).to(screen.dtype)
     reach = ds[:, None] * (a[..., 0] * dy - a[..., 1] * dx) / dy
     meets = torch.signbit(a[..., 1]) != torch.signbit(b[..., 1])
     reach = torch.where(meets & ~torch.isnan(reach), reach, -torch.inf)
@@ -99,27 +141,29 @@ def _items(
     blends = silhouette.gather(1, at)[:, 0] & steep & (dc > -0.0625) & (dc < 1.0625)
     alpha = ds * (0.5 - dc.clamp(0.0, 1.0))
     v1, v2 = faces.roll(-1, 1).gather(1, at)[:, 0], faces.roll(-2, 1).gather(1, at)[:, 0]
-    return tuple(v[blends] for v in (p0, p1, alpha, image, v1, v2))
+    every = (pairs.p0, pairs.p1, alpha, image, v1, v2)
+    return _Blends(*(values[blends] for values in every))
 
 
 def _attach(
-    alpha: torch.Tensor,
+    blends: _Blends,
     clip: torch.Tensor,
-    p0: torch.Tensor,
-    image: torch.Tensor,
-    ends: tuple[torch.Tensor, torch.Tensor],
     size: tuple[int, int],
     direction: int,
     boost: float,
 ) -> torch.Tensor:
+    # The weights, with their gradient in the vertices clip [B, V, 4].
     # alpha = const - X, where the edge (x1, y1)-(x2, y2) crosses y = 0 at
     # X = (x1 y2 - x2 y1) / (y2 - y1); dX/dx1 = y2/dy, dX/dx2 = -y1/dy, and moving an end point
     # by dy shifts X as moving it by -dy dx/dy would. 1/dy carries an epsilon of 1e-3 pixel.
     height, width = size
     half = clip.new_tensor([0.5 * width, 0.5 * height])
-    cell = p0 % (height * width)
+    cell = blends.p0 % (height * width)
     centre = torch.stack([cell % width, cell // width], dim=1) + 0.5 - half
-    s1, s2 = (clip[image, v, :2] / clip[image, v, 3:] * half - centre for v in ends)
+    s1, s2 = (
+        clip[blends.image, v, :2] / clip[blends.image, v, 3:] * half - centre
+        for v in (blends.start, blends.end)
+    )
     along, across = (0, 1) if direction == 0 else (1, 0)
     x1, y1, x2, y2 = s1[:, along], s1[:, across], s2[:, along], s2[:, across]
     dy = (y2 - y1).detach()
@@ -127,8 +171,8 @@ def _attach(
     c1, c2 = (y2 * inverse).detach(), (-y1 * inverse).detach()
     lean = ((x2 - x1) * inverse).detach()
     crossing = c1 * x1 + c2 * x2 - lean * (c1 * y1 + c2 * y2)
-    moves = torch.where(alpha.abs() < 0.5, boost, 0.0)
-    return alpha - moves * (crossing - crossing.detach())
+    moves = torch.where(blends.alpha.abs() < 0.5, boost, 0.0)
+    return blends.alpha - moves * (crossing - crossing.detach())
 
 
 def blend(
@@ -163,9 +207,9 @@ def blend(
     flat = color.flatten(0, 2)
     out = flat
     for direction in range(2):
-        p0, p1, alpha, image, v1, v2 = _items(ids, depth, screen, tri, opposite, direction)
-        alpha = _attach(alpha, clip, p0, image, (v1, v2), size, direction, boost)
-        target = torch.where(alpha > 0, p0, p1)
-        change = alpha[:, None].to(color.dtype) * (flat[p1] - flat[p0])
+        found = _find_blends(ids, depth, screen, tri, opposite, direction)
+        alpha = _attach(found, clip, size, direction, boost)
+        target = torch.where(alpha > 0, found.p0, found.p1)
+        change = alpha[:, None].to(color.dtype) * (flat[found.p1] - flat[found.p0])
         out = out.index_add(0, target, change)
     return out.view(color.shape)

@@ -7,6 +7,8 @@ fallback for devices that have no backend of their own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .backend import Topology
@@ -173,10 +175,26 @@ def _corners(
     return corners.masked_fill(~covered[..., None, None], 0.0), covered
 
 
-def _edge_areas(
-    pos: torch.Tensor, tri: torch.Tensor, ids: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    # Closed form of the barycentrics: a [B, H, W, 3], da/dfx, da/dfy, corners float64, covered.
+@dataclass(frozen=True)
+class _EdgeAreas:
+    """Closed form of the barycentrics: area k over their sum is the weight of corner k.
+
+    Attributes:
+        areas: float64 ``[B, H, W, 3]``.
+        by_x: Their derivatives by the pixel's x in normalised device coordinates.
+        by_y: By its y.
+        corners: float64 ``[B, H, W, 3, 4]``, clip-space vertices of the pixel's triangle.
+        covered: bool ``[B, H, W]``, where there is a triangle.
+    """
+
+    areas: torch.Tensor
+    by_x: torch.Tensor
+    by_y: torch.Tensor
+    corners: torch.Tensor
+    covered: torch.Tensor
+
+
+def _edge_areas(pos: torch.Tensor, tri: torch.Tensor, ids: torch.Tensor) -> _EdgeAreas:
     height, width = ids.shape[1:]
     corners, covered = _corners(pos.to(torch.float64), tri, ids)
     x = (2 * torch.arange(width, device=pos.device, dtype=torch.float64) + 1) / width - 1.0
@@ -188,12 +206,19 @@ def _edge_areas(
     )
     x1, y1, w1 = px.roll(-1, -1), py.roll(-1, -1), w.roll(-1, -1)
     x2, y2, w2 = px.roll(-2, -1), py.roll(-2, -1), w.roll(-2, -1)
-    return x1 * y2 - y1 * x2, w2 * y1 - w1 * y2, w1 * x2 - w2 * x1, corners, covered
+    return _EdgeAreas(
+        areas=x1 * y2 - y1 * x2,
+        by_x=w2 * y1 - w1 * y2,
+        by_y=w1 * x2 - w2 * x1,
+        corners=corners,
+        covered=covered,
+    )
 
 
 def _barycentrics(pos: torch.Tensor, tri: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     # rast without its id channel, float32 [B, H, W, 3]; u and v carry the gradient.
-    areas, _, _, corners, covered = _edge_areas(pos, tri, ids)
+    edges = _edge_areas(pos, tri, ids)
+    areas, corners, covered = edges.areas, edges.corners, edges.covered
     total = areas.sum(-1)
     hidden = ~covered | (total == 0)
     safe = total.masked_fill(hidden, 1.0)
@@ -225,13 +250,13 @@ def barycentric_derivatives(
     """
     ids = decode_ids(rast[..., 3])
     height, width = ids.shape[1:]
-    areas, areas_x, areas_y, _, covered = _edge_areas(pos, tri, ids)
-    total = areas.sum(-1)
-    hidden = (~covered | (total == 0))[..., None]
+    edges = _edge_areas(pos, tri, ids)
+    total = edges.areas.sum(-1)
+    hidden = (~edges.covered | (total == 0))[..., None]
     total = total[..., None].masked_fill(hidden, 1.0)
-    uv = areas[..., :2] / total
-    dx = (areas_x[..., :2] - uv * areas_x.sum(-1, keepdim=True)) / total * (2.0 / width)
-    dy = (areas_y[..., :2] - uv * areas_y.sum(-1, keepdim=True)) / total * (2.0 / height)
+    uv = edges.areas[..., :2] / total
+    dx = (edges.by_x[..., :2] - uv * edges.by_x.sum(-1, keepdim=True)) / total * (2.0 / width)
+    dy = (edges.by_y[..., :2] - uv * edges.by_y.sum(-1, keepdim=True)) / total * (2.0 / height)
     db = torch.stack([dx, dy], dim=-1).flatten(-2)
     return db.masked_fill(hidden, 0.0).to(torch.float32)
 

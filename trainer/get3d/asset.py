@@ -46,16 +46,16 @@ class GET3DAsset:
     def to_mesh(self) -> Mesh:
         """The surface, world units."""
         vertices, faces = self._state.meshes.sample(0)
-        return Mesh(
-            vertices.cpu().numpy().astype(np.float32), faces.cpu().numpy().astype(np.int64)
-        )
+        return Mesh(vertices.cpu().numpy().astype(np.float32), faces.cpu().numpy().astype(np.int64))
 
     @torch.no_grad()
     def color(self, points: np.ndarray) -> np.ndarray:
         """The texture field at ``points [P, 3]``: sRGB in [0, 1]."""
         device = self._generator.base.device
         parts = [
-            self._query(torch.from_numpy(np.ascontiguousarray(chunk, dtype=np.float32)).to(device)[None])[0]
+            self._query(
+                torch.from_numpy(np.ascontiguousarray(chunk, dtype=np.float32)).to(device)[None]
+            )[0]
             for chunk in np.array_split(points, max(1, -(-len(points) // self.CHUNK)))
         ]
         return torch.cat(parts).cpu().numpy()
@@ -66,7 +66,12 @@ class GET3DAsset:
         matrices = torch.from_numpy(cameras.world_to_clip()).float()[:, None]
         device = self._generator.base.device
         images = render(
-            self._state.meshes, matrices.to(device), self._query, size, supersample=4, color_samples=2
+            self._state.meshes,
+            matrices.to(device),
+            self._query,
+            size,
+            supersample=4,
+            color_samples=2,
         )
         rgba = torch.cat([images.rgb, images.alpha], dim=1).clamp(0, 1)
         return (rgba * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

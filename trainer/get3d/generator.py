@@ -141,15 +141,13 @@ class Generator(nn.Module):
 
     def meshes(self, geometry: Geometry) -> MeshBatch:
         """Extract the surfaces; vertices in world units."""
-        batch = self.marching(geometry.sdf, geometry.offsets)
+        unit = self.marching(geometry.sdf, geometry.offsets)
         return MeshBatch(
-            batch.vertices * self.half_side, batch.faces, batch.vertex_sample, batch.face_ranges
+            unit.vertices * self.half_side, unit.faces, unit.vertex_sample, unit.face_ranges
         )
 
-    def colors(
-        self, planes: Planes, points: torch.Tensor, w_tex: torch.Tensor
-    ) -> torch.Tensor:
-        """sRGB ``[B, P, 3]`` in [0, 1] at ``points [B, P, 3]`` (world units)."""
+    def colors(self, planes: Planes, points: torch.Tensor, w_tex: torch.Tensor) -> torch.Tensor:
+        """Colours, sRGB ``[B, P, 3]`` in [0, 1], at ``points [B, P, 3]`` (world units)."""
         return self.texture(planes.texture, points / self.half_side, w_tex[:, -1])
 
 

@@ -68,7 +68,9 @@ class GET3D:
         optim, every = self.config.optim, self.config.loss.r1_every
         g_params = list(self.generator.parameters())
         d_params = [*self.d_rgb.parameters(), *self.d_mask.parameters()]
-        g_adam = torch.optim.Adam(g_params, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=True)
+        g_adam = torch.optim.Adam(
+            g_params, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=True
+        )
         c = every / (every + 1)
         d_adam = torch.optim.Adam(
             d_params,

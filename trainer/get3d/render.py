@@ -111,6 +111,8 @@ def _query(
     found = colors(padded)[sample, rank]
     out = found.new_zeros(batch, views * height * width, 3)
     out = out.index_put((sample, cell), found)
-    return out.reshape(batch, views, height, width, 3).transpose(0, 1).reshape(
-        views * batch, height, width, 3
+    return (
+        out.reshape(batch, views, height, width, 3)
+        .transpose(0, 1)
+        .reshape(views * batch, height, width, 3)
     )

@@ -64,10 +64,15 @@ def bcc_grid(resolution: int) -> TetGrid:
     axis = np.linspace(-1.0, 1.0, n + 1)
     middle = axis[:-1] + 1.0 / n
     vertices = np.concatenate(
-        [np.stack(np.meshgrid(a, a, a, indexing="ij"), axis=-1).reshape(-1, 3) for a in (axis, middle)]
+        [
+            np.stack(np.meshgrid(a, a, a, indexing="ij"), axis=-1).reshape(-1, 3)
+            for a in (axis, middle)
+        ]
     )
     p = vertices[tets]
-    volume = np.einsum("ij,ij->i", np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), p[:, 3] - p[:, 0])
+    volume = np.einsum(
+        "ij,ij->i", np.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]), p[:, 3] - p[:, 0]
+    )
     tets = np.where((volume < 0)[:, None], tets[:, [0, 1, 3, 2]], tets)
 
     pairs = np.sort(tets[:, TET_EDGES], axis=-1).reshape(-1, 2)
@@ -98,7 +103,9 @@ def _tets_along(axis: int, corner: np.ndarray, center: np.ndarray) -> list[np.nd
     ]
     for layer, cell in ((face[0], center[0]), (face[-1], center[-1])):
         out += [
-            np.stack([cell, layer[..., 0], layer[..., k], layer[..., k + 1]], axis=-1).reshape(-1, 4)
+            np.stack([cell, layer[..., 0], layer[..., k], layer[..., k + 1]], axis=-1).reshape(
+                -1, 4
+            )
             for k in (1, 2)
         ]
     return out

@@ -65,7 +65,7 @@ def _triangle_table() -> np.ndarray:
             side = [e for e in cut if e not in (first, opposite)]
             triangles = [(first, side[0], opposite), (first, opposite, side[1])]
         else:
-            triangles = [tuple(cut)]
+            triangles = [(cut[0], cut[1], cut[2])]
         for row, (a, b, c) in enumerate(triangles):
             normal = np.cross(middle[b] - middle[a], middle[c] - middle[a])
             table[code, row] = (a, b, c) if normal @ outward > 0 else (a, c, b)
@@ -78,6 +78,12 @@ TRIANGLES = _triangle_table()
 class MarchingTetrahedra(nn.Module):
     """``sdf [B, V], offsets [B, V, 3] -> MeshBatch`` on one grid."""
 
+    vertices: torch.Tensor
+    edges: torch.Tensor
+    tets: torch.Tensor
+    tet_edges: torch.Tensor
+    table: torch.Tensor
+
     def __init__(self, grid: TetGrid) -> None:
         super().__init__()
         self.grid = grid
@@ -89,8 +95,6 @@ class MarchingTetrahedra(nn.Module):
             ("table", TRIANGLES),
         ):
             self.register_buffer(name, torch.from_numpy(array.copy()), persistent=False)
-        self.vertices: torch.Tensor
-        self.edges: torch.Tensor
 
     def forward(self, sdf: torch.Tensor, offsets: torch.Tensor | None = None) -> MeshBatch:
         """Extract the zero level sets.
@@ -130,9 +134,7 @@ class MarchingTetrahedra(nn.Module):
         edge = tet_edges[tet][:, None, :].expand(-1, 2, -1).gather(2, local.clamp(min=0))
         faces = number[sample[:, None, None], edge]
         exists = local[..., 0] >= 0
-        counts = torch.bincount(
-            sample[:, None].expand(-1, 2)[exists], minlength=len(inside)
-        )
+        counts = torch.bincount(sample[:, None].expand(-1, 2)[exists], minlength=len(inside))
         return crossing, faces[exists].int(), counts
 
     def _topology_numba(
@@ -146,7 +148,14 @@ class MarchingTetrahedra(nn.Module):
 
 
 @numba.njit(cache=True, nogil=True)
-def _topology_kernel(inside, edges, tets, tet_edges, table):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, D103
+def _topology_kernel(
+    inside: np.ndarray,
+    edges: np.ndarray,
+    tets: np.ndarray,
+    tet_edges: np.ndarray,
+    table: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Crossed edges, faces and face counts; see MarchingTetrahedra._topology_torch.
     batch, edge_count = inside.shape[0], edges.shape[0]
     number = np.zeros(edge_count, np.int32)
     crossing_count = 0

@@ -33,6 +33,12 @@ class GeometryDecoder(nn.Module):
     """``planes -> (sdf [B, V], offsets [B, V, 3])`` on all nodes of a BCC grid.
 
     Both outputs are raw: the generator adds the initial shape and bounds the offsets.
+
+    Args:
+        grid: The grid.
+        channels: Of a plane.
+        hidden: Width.
+        resolution: Of a plane (texels).
     """
 
     def __init__(self, grid: TetGrid, channels: int, hidden: int, resolution: int) -> None:
@@ -78,4 +84,3 @@ class TextureDecoder(nn.Module):
         features = lrelu(sample_points(self.first(planes), points))  # [B, P, hidden]
         raw = self.out(features * self.style(w)[:, None]) + self.shift(w)[:, None]
         return torch.sigmoid(2.0 * raw)
-

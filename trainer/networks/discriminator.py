@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -23,9 +25,11 @@ class DiscriminatorConfig(Config):
 
 
 def camera_code(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
-    """``[N, 6]``: sin and cos of the azimuth and of twice it, twice the sine of the elevation
-    (a small angle), its cosine. Free of the wrap that a raw azimuth has at 0 = 2 pi. Radians.
-    """  # noqa: D205, D400
+    """Angles ``[N]`` (radians) as ``[N, 6]``, free of the wrap of a raw azimuth at 0 = 2 pi.
+
+    Sin and cos of the azimuth and of twice it, twice the sine of the elevation (a small angle),
+    its cosine.
+    """
     return torch.stack(
         [
             torch.sin(azimuth),
@@ -51,20 +55,20 @@ class Discriminator(nn.Module):
         widths = config.channels
         self.group_size = config.group_size
         self.stem = Conv2d(image_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            Conv2d(a, b, 4, stride=2, padding=1)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
         final = size >> (len(widths) - 1)
         self.final = Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         self.features = nn.ModuleList(
-            [Linear(widths[-1] * final**2, config.features), Linear(config.features, config.features)]
+            [
+                Linear(widths[-1] * final**2, config.features),
+                Linear(config.features, config.features),
+            ]
         )
         self.camera = nn.ModuleList(
             [Linear(CAMERA_DIM, config.features), Linear(config.features, config.features)]
         )
         self.scale = config.features**-0.5
-        self.to(memory_format=torch.channels_last)  # a sixth off a training step on the CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a sixth off a training step on the CPU
 
     def forward(self, images: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
         """Score a batch; its size is a multiple of the group size or smaller than it."""

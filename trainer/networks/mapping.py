@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -24,8 +26,7 @@ class MappingNetwork(nn.Module):
         super().__init__()
         widths = [z_dim] + [w_dim] * layers
         self.layers = nn.ModuleList(
-            Linear(a, b, lr_multiplier=lr_multiplier)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            Linear(a, b, lr_multiplier=lr_multiplier) for a, b in pairwise(widths)
         )
         self.w_avg: torch.Tensor
         self.register_buffer("w_avg", torch.zeros(w_dim))

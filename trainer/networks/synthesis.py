@@ -7,6 +7,8 @@ accumulate in an upsampled skip image: geometry from ``w_geo``, texture from ``w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
@@ -50,14 +52,22 @@ class Planes(NamedTuple):
 class Level(nn.Module):
     """Convolutions and the two heads at one resolution."""
 
-    def __init__(self, channels_in: int, channels_out: int, convs: int, w_dim: int, out: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, convs: int, w_dim: int, out: int
+    ) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * convs
-        self.convs = nn.ModuleList(
-            ModulatedConv2d(a, b, 3, w_dim) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(ModulatedConv2d(a, b, 3, w_dim) for a, b in pairwise(widths))
         self.to_geometry = ModulatedConv2d(channels_out, out, 1, w_dim, demodulate=False)
         self.to_texture = ModulatedConv2d(channels_out, out, 1, w_dim, demodulate=False)
+
+    def forward(
+        self, x: torch.Tensor, rows_geo: Iterator[torch.Tensor], rows_tex: Iterator[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features, and what the two heads add to the planes; takes the rows of w it needs."""
+        for conv in self.convs:
+            x = lrelu(conv(x, next(rows_geo)))
+        return x, self.to_geometry(x, next(rows_geo)), self.to_texture(x, next(rows_tex))
 
 
 class Synthesis(nn.Module):
@@ -71,34 +81,27 @@ class Synthesis(nn.Module):
         self.config = config
         self.constant = nn.Parameter(torch.randn(config.channels(4), 4, 4))
         self.levels = nn.ModuleList()
+        self.num_ws_geo = 0
         previous = config.channels(4)
         for i, resolution in enumerate(config.levels):
             channels = config.channels(resolution)
             convs = 1 if i == 0 else config.convs_per_level
-            self.levels.append(
-                Level(previous, channels, convs, w_dim, 3 * config.plane_channels)
-            )
+            self.levels.append(Level(previous, channels, convs, w_dim, 3 * config.plane_channels))
             previous = channels
-        self.num_ws_geo = sum(len(level.convs) + 1 for level in self.levels)  # type: ignore[arg-type]
+            self.num_ws_geo += convs + 1
         self.num_ws_tex = len(self.levels)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, w_geo: torch.Tensor, w_tex: torch.Tensor) -> Planes:
         """Build the planes of a batch."""
         batch = len(w_geo)
         rows_geo, rows_tex = iter(w_geo.unbind(1)), iter(w_tex.unbind(1))
         x = self.constant.expand(batch, -1, -1, -1)
-        geometry = texture = None
-        for i, level in enumerate(self.levels):
-            if i > 0:
-                x = _upsample(x)
-            for conv in level.convs:  # type: ignore[union-attr]
-                x = lrelu(conv(x, next(rows_geo)))
-            geo = level.to_geometry(x, next(rows_geo))  # type: ignore[operator]
-            tex = level.to_texture(x, next(rows_tex))  # type: ignore[operator]
-            geometry = geo if geometry is None else _upsample(geometry) + geo
-            texture = tex if texture is None else _upsample(texture) + tex
-        assert geometry is not None and texture is not None
+        x, geometry, texture = self.levels[0](x, rows_geo, rows_tex)
+        for level in islice(self.levels, 1, None):
+            x = _upsample(x)
+            x, geo, tex = level(x, rows_geo, rows_tex)
+            geometry, texture = _upsample(geometry) + geo, _upsample(texture) + tex
         shape = (batch, 3, self.config.plane_channels, *geometry.shape[-2:])
         return Planes(geometry.reshape(shape), texture.reshape(shape))
 

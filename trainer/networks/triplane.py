@@ -35,7 +35,7 @@ def sample_points(planes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def interpolation_matrix(coordinates: torch.Tensor, resolution: int) -> torch.Tensor:
-    """Matrix ``[N, R]`` that samples a row of R texels linearly at ``coordinates [N]`` in [-1, 1]."""
+    """Matrix ``[N, R]``: samples a row of R texels linearly at ``coordinates [N]`` in [-1, 1]."""
     position = (coordinates.clamp(-1, 1) + 1) * 0.5 * (resolution - 1)
     low = position.floor().clamp(max=resolution - 2).long()
     fraction = position - low

@@ -7,7 +7,6 @@ mesh is a pure function of the parameters. ``sha256`` covers the parameters and 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from ....errors import AssetError, ConfigError
 from ....manifests.categories import get_category
 from ....manifests.records import CameraPrior
 from ....renderers.meshes import Mesh
-from ..base import AssetList, SourceAsset
+from ..base import AssetList, SourceAsset, framing_camera
 from . import car, chair, motorbike, mug, table
 from .draw import Draw, Params
 
@@ -84,14 +83,8 @@ class ProceduralSource:
 
         At the origin a camera sees ``2 half_frame`` extents: 74 to 83 % is the longest side.
         """
-        radius = 2.6
         extent = get_category(self.category).extent
-        fov_y = 2.0 * math.degrees(math.atan(SHAPES[self.category].half_frame / radius))
-        return CameraPrior(
-            elevation_deg=(0.0, 40.0),
-            radius=(round(radius * extent, 6), round(radius * extent, 6)),
-            fov_y_deg=round(fov_y, 4),
-        )
+        return framing_camera(extent, SHAPES[self.category].half_frame, (0.0, 40.0))
 
     def list(self) -> AssetList:
         """All assets, by index."""

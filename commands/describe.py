@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .config import Config, did_you_mean, load_preset, resolve
-from .config import list_presets as list_in
-from .errors import AssetError, ConfigError, G3DError
+from ..config import Config, did_you_mean, load_preset, resolve
+from ..config import list_presets as list_in
+from ..errors import AssetError, ConfigError, G3DError
 
 Facts = dict[str, Any]
 PRESETS = {"train": "g3d.trainer.presets", "prepare": "g3d.pipeline.presets"}
@@ -59,7 +59,7 @@ def _kind(path: Path) -> str:
 
 
 def _dataset(path: Path) -> Facts:
-    from .manifests.dataset import Dataset
+    from ..manifests.dataset import Dataset
 
     info = Dataset.open(path).info
     return {
@@ -83,7 +83,7 @@ def _dataset(path: Path) -> Facts:
 
 
 def _run(path: Path) -> Facts:
-    from .trainer.checkpoint import SNAPSHOT, latest_checkpoint, numbered
+    from ..trainer.checkpoint import SNAPSHOT, latest_checkpoint, numbered
 
     snapshots = numbered(path, SNAPSHOT)
     checkpoint = latest_checkpoint(path)
@@ -94,7 +94,7 @@ def _run(path: Path) -> Facts:
 
 
 def _snapshot(path: Path) -> Facts:
-    from .trainer.checkpoint import load_snapshot
+    from ..trainer.checkpoint import load_snapshot
 
     snapshot = load_snapshot(path)
     return {
@@ -126,7 +126,7 @@ def _export(path: Path) -> Facts:
 
 
 def _shard(path: Path) -> Facts:
-    from .manifests.shards import ShardReader
+    from ..manifests.shards import ShardReader
 
     members = list(ShardReader(path).members())
     return {
@@ -138,8 +138,8 @@ def _shard(path: Path) -> Facts:
 
 
 def _mesh(path: Path) -> Facts:
-    from .renderers.meshes import bounds, face_areas
-    from .renderers.meshload import load_mesh
+    from ..renderers.meshes import bounds, face_areas
+    from ..renderers.meshload import load_mesh
 
     try:
         mesh = load_mesh(path)
@@ -178,8 +178,8 @@ def preset(name: str | None) -> Config:
     Raises:
         ConfigError: There is no such preset.
     """
-    from .pipeline.config import PrepareConfig
-    from .trainer.config import TrainConfig
+    from ..pipeline.config import PrepareConfig
+    from ..trainer.config import TrainConfig
 
     if name is None:
         return TrainConfig()

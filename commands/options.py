@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console
+from .. import console
 
 app = typer.Typer(
     name="g3d",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .config import Config, home, load_yaml
-from .errors import ConfigError
+from ..config import Config, home, load_yaml
+from ..errors import ConfigError
 
 RUN_NAME = re.compile(r"(\d{5})-(.+)")
 
 
 def dataset_place(source: str, category: str) -> Path:
     """``datasets/<source>-<category>``, by the category's own name, below the home."""
-    from .manifests.categories import get_category
+    from ..manifests.categories import get_category
 
     return home() / "datasets" / f"{source}-{get_category(category).name}"
 

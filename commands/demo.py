@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import console, places
-from .trained import export_run
+from .. import console
+from . import places
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ def demo(
         preset: Of the training.
         n: Meshes to export.
     """
-    from .pipeline.config import PrepareConfig
-    from .pipeline.prepare import prepare
-    from .trainer.config import preset_config
-    from .trainer.export.driver import ExportConfig
-    from .trainer.loop import train
+    from ..pipeline.config import PrepareConfig
+    from ..pipeline.prepare import prepare
+    from ..trainer.config import preset_config
+    from ..trainer.export.driver import ExportConfig
+    from ..trainer.loop import train
+    from ..trainer.trained import export_run
 
     start = time.monotonic()
     config = preset_config(preset)
@@ -64,7 +65,7 @@ def demo(
             PrepareConfig(source="procedural", category=category, limit=limit, views=views), dataset
         )
         trained = train(config, dataset, places.run_place(config, preset, dataset.name))
-        exported = export_run(trained.run, ExportConfig(n=n))
+        exported = export_run(trained.run, ExportConfig(n=n), places.export_place(trained.run))
     return DemoReport(
         dataset=dataset,
         assets=prepared.accepted,

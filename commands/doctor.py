@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import home
-from .console import format_bytes
+from ..cluster import cores
+from ..config import home
+from ..console import format_bytes
 
 Status = Literal["ok", "low", "optional", "missing"]
 
@@ -75,13 +76,6 @@ def examine() -> Report:
     return Report((*_machine(), *_packages(), *_devices(), *_extras(), *_places()))
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def total_memory() -> float:
     """Memory that this process may use, in bytes: the machine's, or its container's limit."""
     try:
@@ -102,7 +96,7 @@ def total_memory() -> float:
 def _machine() -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield Check("system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield Check("cores", "ok", str(available_cores()))
+    yield Check("cores", "ok", str(cores()))
     memory = total_memory()
     if memory >= MEMORY_BYTES:
         yield Check("memory", "ok", format_bytes(memory))
@@ -180,7 +174,9 @@ def _places() -> Iterator[Check]:
         hint = "export G3D_HOME=/a/larger/disk"
         yield Check("disk", "low", f"{format_bytes(free)} free", hint)
     given = os.environ.get("NUMBA_CACHE_DIR")
-    cache = Path(given) if given else Path(__file__).parent / "renderers" / "ops" / "__pycache__"
+    cache = (
+        Path(given) if given else Path(__file__).parents[1] / "renderers" / "ops" / "__pycache__"
+    )
     if _is_writable(cache):
         yield Check("numba cache", "ok", str(cache))
     else:

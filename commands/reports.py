@@ -6,17 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import console
-from .config import home
-from .console import format_bytes, format_seconds
-from .errors import PartialFailure
+from .. import console
+from ..config import home
+from ..console import format_bytes, format_seconds
+from ..errors import PartialFailure
 
 if TYPE_CHECKING:
+    from ..manifests.validate import Finding
+    from ..pipeline.report import PrepareReport
+    from ..trainer.export.driver import ExportReport
+    from ..trainer.loop import TrainReport
     from .demo import DemoReport
-    from .manifests.validate import Finding
-    from .pipeline.report import PrepareReport
-    from .trainer.export.driver import ExportReport
-    from .trainer.loop import TrainReport
 
 
 def prepared(report: PrepareReport) -> None:

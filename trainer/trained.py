@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import console, places
-from .config import home
-from .errors import DatasetError
+from .. import console
+from ..config import home
+from ..errors import DatasetError
 
 if TYPE_CHECKING:
-    from .renderers.meshes import Mesh
-    from .trainer.asset import Sampler
-    from .trainer.export.driver import ExportConfig, ExportReport
-    from .trainer.metrics.table import LearningTable
+    from ..renderers.meshes import Mesh
+    from .asset import Sampler
+    from .export.driver import ExportConfig, ExportReport
+    from .metrics.table import LearningTable
 
 PSI = 1.0
 """Metrics look at the whole variety, not at a truncated one."""
@@ -31,24 +31,24 @@ class Evaluation:
 
 
 def export_run(
-    run: Path, config: ExportConfig, out: Path | None = None, *, overwrite: bool = False
+    run: Path, config: ExportConfig, out: Path, *, overwrite: bool = False
 ) -> ExportReport:
     """Export meshes of a run's newest snapshot, or of a snapshot.
 
     Args:
         run: Run folder or ``snapshot-*.safetensors``.
         config: Which seeds, how.
-        out: Folder; None is ``exports/<run>`` below the home.
+        out: Folder.
         overwrite: Replace what another config or snapshot left there.
 
     Raises:
         CheckpointError: No run or snapshot.
         ConfigError: The folder holds the export of another config or snapshot.
     """
-    from .manifests.shards import sha256_file
-    from .trainer.checkpoint import SNAPSHOT, numbered
-    from .trainer.export.driver import export
-    from .trainer.sampler import SnapshotSampler
+    from ..manifests.shards import sha256_file
+    from .checkpoint import SNAPSHOT, numbered
+    from .export.driver import export
+    from .sampler import SnapshotSampler
 
     sampler = SnapshotSampler(run)
     snapshot, file = sampler.snapshot, numbered(run, SNAPSHOT)[-1] if run.is_dir() else run
@@ -60,8 +60,7 @@ def export_run(
         "nimg": snapshot.nimg,
         "snapshot_sha256": sha256_file(file),
     }
-    place = places.export_place(run) if out is None else out
-    return export(sampler, place, config, provenance=provenance, overwrite=overwrite)
+    return export(sampler, out, config, provenance=provenance, overwrite=overwrite)
 
 
 def evaluate(run: Path, data: Path | None = None, *, n: int = 64) -> Evaluation:
@@ -81,9 +80,9 @@ def evaluate(run: Path, data: Path | None = None, *, n: int = 64) -> Evaluation:
     """
     import numpy as np
 
-    from .manifests.dataset import Dataset
-    from .trainer.metrics.table import learning_table, shape_set
-    from .trainer.sampler import SnapshotSampler, UntrainedSampler
+    from ..manifests.dataset import Dataset
+    from .metrics.table import learning_table, shape_set
+    from .sampler import SnapshotSampler, UntrainedSampler
 
     sampler = SnapshotSampler(run)
     snapshot = sampler.snapshot

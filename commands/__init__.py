@@ -1,0 +1,1 @@
+"""Behind the command line: shared options, default places, reports, and commands' own parts."""
