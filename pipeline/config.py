@@ -14,7 +14,8 @@ from ..manifests.records import CameraPrior
 from ..manifests.splits import SplitFractions
 from ..renderers.base import Renderer, RenderSettings
 from .gates import GateSettings
-from .sources.base import Source, get_source
+from .sources.base import Source
+from .sources.registry import get_source
 
 SAMPLER = "uniform_angles-1"
 """Name and version of the camera sampler: azimuth, elevation and radius uniform in their ranges."""

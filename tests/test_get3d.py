@@ -218,7 +218,7 @@ def mirrored_generator():
     return Generator(config, 0.7)
 
 
-def test_mirrored_shapes_are_symmetric_in_field_offset_and_colour():
+def test_mirrored_shapes_are_symmetric_in_field_and_offset_and_free_in_colour():
     generator = mirrored_generator()
     w_geo, w_tex = generator.map(torch.randn(2, 8), torch.randn(2, 8))
     planes = generator.planes(w_geo, w_tex)
@@ -232,7 +232,7 @@ def test_mirrored_shapes_are_symmetric_in_field_offset_and_colour():
     points = torch.rand(2, 20, 3) * 0.6 - 0.3
     opposite = points * torch.tensor([-1.0, 1.0, 1.0])
     colors = generator.colors(planes, points, w_tex)
-    assert torch.allclose(colors, generator.colors(planes, opposite, w_tex), atol=1e-5)
+    assert not torch.allclose(colors, generator.colors(planes, opposite, w_tex), atol=1e-3)
     free = Generator(preset_config("smoke").get3d.generator, 0.7)
     field = free.field(free.planes(*free.map(torch.randn(2, 8), torch.randn(2, 8)))).sdf
     assert not torch.allclose(field, field[:, flip], atol=1e-2)

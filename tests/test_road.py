@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import trimesh
-
 from g3d.renderers.meshes import bounds
 from g3d.trainer.export.verify import color_error, khronos_issues, validator_modules
 from g3d.trainer.sampler import SnapshotSampler

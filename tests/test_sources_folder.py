@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from g3d.errors import AssetError, ConfigError, DatasetError
 from g3d.manifests.shards import UID_PATTERN
-from g3d.pipeline.sources.base import Source, SourceAsset, get_source
+from g3d.pipeline.sources.base import Source, SourceAsset
 from g3d.pipeline.sources.folder import FolderSource, uid_of
 from g3d.pipeline.sources.licenses import recognise
+from g3d.pipeline.sources.registry import get_source
 from hypothesis import given
 from hypothesis import strategies as st
 

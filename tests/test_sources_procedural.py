@@ -13,7 +13,7 @@ from g3d.config import digest
 from g3d.errors import AssetError, ConfigError
 from g3d.manifests.categories import get_category
 from g3d.manifests.shards import UID_PATTERN
-from g3d.pipeline.sources.base import Source, SourceAsset, get_source
+from g3d.pipeline.sources.base import Source, SourceAsset
 from g3d.pipeline.sources.procedural import SHAPES, ProceduralSource, chair, mug
 from g3d.pipeline.sources.procedural.draw import Draw
 from g3d.pipeline.sources.procedural.solids import (
@@ -30,6 +30,7 @@ from g3d.pipeline.sources.procedural.solids import (
     torus,
     tube,
 )
+from g3d.pipeline.sources.registry import get_source
 from g3d.renderers.cameras import project, sample_cameras
 from g3d.renderers.meshes import Mesh
 from hypothesis import given

@@ -27,6 +27,7 @@ from g3d.trainer.config import preset_config
 from g3d.trainer.data import ViewPool, open_data, shrink, step_rng
 from g3d.trainer.loop import learning_rate_factor, train
 from g3d.trainer.sampler import SnapshotSampler
+from g3d.trainer.workers import cpu_settings
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +210,53 @@ def test_two_workers_are_reproducible(dataset, tmp_path):
     train(config, dataset, tmp_path / "a")
     train(config, dataset, tmp_path / "b")
     assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def denormals_survive():
+    small = torch.full((1 << 20,), 1e-40)  # large enough for all threads to take part
+    return bool((small * 1 > 0).all())
+
+
+def test_torch_is_left_as_it_was(finished, dataset, tmp_path):
+    threads = torch.get_num_threads()
+    seen = []
+
+    def look(*arguments):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("g3d.trainer.loop.Session.run", look)
+        with pytest.raises(KeyboardInterrupt):
+            train(preset_config("smoke", run={"threads": 3}), dataset, tmp_path / "run")
+    assert seen == [3]
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert denormals_survive()
+
+
+def test_new_threads_keep_denormals_after_a_run():
+    """In a process of its own, where the block is the first to start threads."""
+    script = (
+        "import torch; from g3d.trainer.workers import cpu_settings\n"
+        "def kept(): return bool((torch.full((1 << 20,), 1e-40) * 1 > 0).all())\n"
+        "with cpu_settings(2):\n    assert not kept()\n"
+        "torch.set_num_threads(2)\nassert kept()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_sums_do_not_depend_on_which_thread_is_first():
+    """Gradients of repeated rows: many threads add to the same few numbers."""
+    values = torch.rand(400_000, 4)
+    rows = torch.randint(3, (len(values),))
+    with cpu_settings(4):
+        sums = []
+        for _ in range(5):
+            table = torch.zeros(3, 4, requires_grad=True)
+            (table[rows] * values).sum().backward()
+            sums.append(table.grad)
+    assert all(torch.equal(sums[0], other) for other in sums)
 
 
 def test_learning_rate_falls_to_zero():

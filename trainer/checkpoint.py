@@ -119,8 +119,18 @@ def save_snapshot(
         "nimg": str(nimg),
     }
     path = folder / f"snapshot-{nimg:09d}.safetensors"
-    write_atomic(path, save(tensors, metadata))
+    write_atomic(path, _sorted_metadata(save(tensors, metadata)))
     return path
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """The same safetensors file with its metadata in a fixed order: the library's is random."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def load_snapshot(path: Path) -> Snapshot:

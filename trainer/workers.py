@@ -25,13 +25,16 @@ TIMEOUT = timedelta(minutes=10)
 
 @contextmanager
 def cpu_settings(threads: int) -> Iterator[None]:
-    """Within the block torch uses ``threads`` threads and takes denormal numbers for zero.
+    """How torch computes within the block, for a run that can be repeated bit for bit.
 
-    Arithmetic on denormal numbers is many times slower, and trained weights decay through them.
+    It uses ``threads`` threads; sums do not depend on which thread comes first; denormal numbers,
+    through which unused weights decay and which are many times slower, are taken for zero.
     """
     before = torch.get_num_threads()
+    mode = torch.get_deterministic_debug_mode()
     flushed = bool((torch.tensor([1e-40]) * 1 == 0).item())  # torch has no way to ask
     torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode("error")
     # A thread that starts while the mode is on keeps it for ever: start them all before.
     torch.ones(1 << 20).mul_(1)
     torch.set_flush_denormal(True)
@@ -39,6 +42,7 @@ def cpu_settings(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(flushed)
+        torch.set_deterministic_debug_mode(mode)
         torch.set_num_threads(before)
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 
-from .backend import Backend, Topology, get_backend
+from .backend import Backend, Topology
+from .registry import get_backend
 from .torch_backend import attribute_derivatives
 
 __all__ = ["Backend", "Topology", "antialias", "build_topology", "interpolate", "rasterize"]

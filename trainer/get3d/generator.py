@@ -42,8 +42,8 @@ class GeneratorConfig(Config):
     max_offset: float = 0.45
     """Largest offset of a node along an axis, in cells."""
     mirror: bool | None = False
-    """Make every shape symmetric about the plane x = 0, geometry and colour. None: if nearly all
-    of the training shapes are."""
+    """Make every surface symmetric about the plane x = 0; colours stay free, because light is
+    seldom symmetric. None: if nearly all of the training shapes are."""
 
 
 class Geometry(NamedTuple):
@@ -113,13 +113,13 @@ class Generator(nn.Module):
     def planes(self, w_geo: torch.Tensor, w_tex: torch.Tensor) -> Planes:
         """Run the backbone.
 
-        With ``mirror``, the two planes that see x are averaged with their mirror images: all that
-        is read from them is then even in x.
+        With ``mirror``, the two geometry planes that see x are averaged with their mirror images:
+        all that is read from them is then even in x.
         """
         planes = self.synthesis(w_geo, w_tex[:, :-1])
         if not self.config.mirror:
             return planes
-        return Planes(*(_even_in_x(stack) for stack in planes))
+        return Planes(_even_in_x(planes.geometry), planes.texture)
 
     def field(self, planes: Planes) -> Geometry:
         """Signed distances and offsets on the grid, never without a surface.

@@ -68,7 +68,8 @@ class Discriminator(nn.Module):
             [Linear(CAMERA_DIM, config.features), Linear(config.features, config.features)]
         )
         self.scale = config.features**-0.5
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a sixth off a training step on the CPU
+        # A sixth off a training step on the CPU.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
         """Score a batch; its size is a multiple of the group size or smaller than it."""
