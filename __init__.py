@@ -6,7 +6,7 @@ Layers, each importing only what stands before it::
     manifests                             what a dataset is on disk
     renderers                             meshes + cameras -> views
     pipeline | trainer                    assets -> dataset | dataset -> model -> assets
-    cli                                   the commands
+    commands, cli                         the command line
 """
 
 __version__ = "0.1.0"

@@ -10,28 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from common import g3d, report, smoke_run
 from g3d.trainer.export.verify import color_error, khronos_issues
 from g3d.trainer.sampler import SnapshotSampler
 
 
 def smoke_export(folder: Path) -> tuple[Path, Path]:
     """A few seconds' run and its export."""
-    data, run, out = folder / "data", folder / "run", folder / "out"
-    small = ["--limit", "10", "--views", "4", "--size", "32", "--workers", "0"]
-    for arguments in (
-        ["prepare", "procedural", "--category", "chair", *small, "-o", str(data)],
-        ["train", "--data", str(data), "--preset", "smoke", "-o", str(run)],
-        ["export", str(run), "--n", "4", "-o", str(out)],
-    ):
-        subprocess.run([sys.executable, "-m", "g3d", *arguments, "-q"], check=True)
-    return run, out
+    _, run = smoke_run(folder)
+    g3d("export", str(run), "--n", "4", "-o", str(folder / "out"))
+    return run, folder / "out"
 
 
 def main() -> None:
@@ -64,13 +55,7 @@ def main() -> None:
         "color_error_mean_worst": max(means),
         "color_error_p99_worst": max(worst),
     }
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False
-    ).stdout.strip()
-    print(json.dumps({
-        "benchmark": "glb_quality", "quick": args.quick, "commit": commit,
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}", "results": results,
-    }))  # fmt: skip
+    report("glb_quality", args.quick, results)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-KIMG = {"6min": None, "20min": 100.0}  # None: the preset's own length
+from common import report
+
+KIMG = {"6min": None, "20min": 120.0}  # None: the preset's own length
 
 
 def g3d(*arguments: str) -> dict:
@@ -106,18 +106,13 @@ def main() -> None:
         ]
         runs = [job.result() for job in jobs]
     print("\n".join(markdown(runs)))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, check=False
-    ).stdout.strip()
     results = {}
     for name in lengths:
         progress = [r["progress"] for r in runs if r["length"] == name]
         results[f"progress_{name}_min"] = min(progress)
         results[f"progress_{name}_mean"] = sum(progress) / len(progress)
         results[f"empty_{name}"] = max(r["empty"] for r in runs if r["length"] == name)
-    hardware = f"{os.cpu_count()} cores, {platform.machine()}"
-    summary = {"benchmark": "learning", "quick": args.quick, "commit": commit}
-    print(json.dumps({**summary, "hardware": hardware, "results": results}))
+    report("learning", args.quick, results)
 
 
 if __name__ == "__main__":

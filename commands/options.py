@@ -71,6 +71,9 @@ def command(
             try:
                 function(**given)
             except KeyboardInterrupt:
+                # If it came out of an exec of text, as where dataclasses are made, `python -m` will
+                # end by a signal, whatever the exit code; the next exec makes it forget that.
+                exec("")
                 console.say("interrupted; the same command goes on")
                 raise typer.Exit(130) from None
 

@@ -17,8 +17,9 @@ settings.register_profile(
 )
 settings.load_profile("g3d")
 
-# Workers and child processes inherit these.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Workers and child processes inherit these. Tests compute on arrays so small that threads would
+# only wait for one another, for seconds where the machine is busy; some tests ask for more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(NO_COLOR="1", RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 os.environ.update(TERM="dumb", COLUMNS="100")
 

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +96,24 @@ def workers(
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="g3d-") as folder:
         store = str(Path(folder) / "store")
+        here, there = context.Pipe()
         helpers = [
             context.Process(
-                target=_run_helper, args=(rank, count, store, target, arguments), daemon=True
+                target=_run_helper, args=(rank, count, store, there, target, arguments), daemon=True
             )
             for rank in range(1, count)
         ]
         for helper in helpers:
             helper.start()
+        there.close()
         try:
             _join(0, count, store)
             yield Worker(0, count)
+            here.close()
             for helper in helpers:
                 helper.join(timeout=60)
         finally:
+            here.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
             for helper in helpers:
@@ -118,13 +123,21 @@ def workers(
 
 
 def _run_helper(
-    rank: int, count: int, store: str, target: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int,
+    count: int,
+    store: str,
+    rank_0: Connection,
+    target: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to stop
     _join(rank, count, store)
     target(Worker(rank, count), *arguments)
+    # Rank 0 may still be reading the last sum: leave only when it closes its end, or is gone.
+    with suppress(EOFError):
+        rank_0.recv()
     dist.destroy_process_group()
 
 
