@@ -243,3 +243,15 @@ def test_mirror_left_open_is_decided_by_the_dataset(share, mirrored):
     config = preset_config("smoke", get3d={"generator": {"mirror": None}})
     context = CONTEXT.model_copy(update={"mirror_share": share})
     assert build_method(config, context).generator.config.mirror is mirrored
+
+
+def test_neighbours_of_one_view_serve_all():
+    from g3d.renderers import ops
+    from g3d.trainer.get3d.render import _to_clip, _topology
+
+    marching, sdf = analytic_sphere(0.5, 6, count=2)
+    meshes = marching(sdf)
+    matrices = torch.eye(4).expand(3, 2, 4, 4)
+    _, triangles, _ = _to_clip(meshes, matrices)
+    expected = ops.build_topology(triangles).opposite
+    assert torch.equal(_topology(meshes, 3).opposite, expected)

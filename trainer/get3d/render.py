@@ -63,7 +63,7 @@ def render(
     fine = size * supersample
     rast, _ = ops.rasterize(clip, triangles, (fine, fine), ranges)
     hard = (rast[..., 3:] > 0).float()
-    soft = ops.antialias(hard, rast, clip, triangles)
+    soft = ops.antialias(hard, rast, clip, triangles, topology=_topology(meshes, views))
     alpha = F.avg_pool2d(soft.permute(0, 3, 1, 2), supersample)
 
     with torch.no_grad():  # positions reach the texture query without a gradient, as in GET3D
@@ -93,6 +93,14 @@ def _to_clip(
     ranges = meshes.face_ranges.repeat(views, 1)
     ranges[:, 0] += starts.repeat_interleave(len(meshes), 0)[:, 0]
     return clip.reshape(-1, 4), triangles.contiguous(), ranges
+
+
+def _topology(meshes: MeshBatch, views: int) -> ops.Topology:
+    """The neighbours of the triangles of :func:`_to_clip`: every view repeats the first one's."""
+    opposite = ops.build_topology(meshes.faces).opposite
+    steps = torch.arange(views, device=opposite.device, dtype=opposite.dtype)
+    moved = opposite + steps[:, None, None] * len(meshes.vertices)
+    return ops.Topology(torch.where(opposite < 0, opposite, moved).reshape(-1, 3))
 
 
 def _query(
