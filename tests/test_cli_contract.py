@@ -421,7 +421,11 @@ def test_the_three_commands_as_they_stand(g3d: Run, dataset: Path, own_home: Pat
 def test_interrupting_a_command_ends_with_130(own_home: Path) -> None:
     words = "prepare procedural --category chair --limit 400 --workers 0"
     with subprocess.Popen(
-        [sys.executable, "-m", "g3d", *words.split()], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "g3d", *words.split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite in the background of a script ignores Ctrl-C, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while not list(own_home.glob("**/.staging/*")) and time.monotonic() < deadline:

@@ -154,6 +154,17 @@ def test_killed_and_continued_equals_uninterrupted(finished, dataset, tmp_path):
     assert [x["nimg"] for x in lines] == [40, 80, 120, 160]
 
 
+def test_killed_before_the_last_snapshot(finished, dataset, tmp_path):
+    """The checkpoint of the last step is there, its snapshot is not."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    last = "snapshot-000000160.safetensors"
+    (out / last).unlink()
+    assert train(preset_config("smoke"), dataset, out).snapshot.name == last
+    assert (out / last).read_bytes() == (finished / last).read_bytes()
+    assert_same(weights(finished), weights(out))
+
+
 def test_a_damaged_checkpoint_is_passed_over(finished, dataset, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)

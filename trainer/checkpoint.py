@@ -118,7 +118,7 @@ def save_snapshot(
         "context": context.model_dump_json(),
         "nimg": str(nimg),
     }
-    path = folder / f"snapshot-{nimg:09d}.safetensors"
+    path = folder / snapshot_name(nimg)
     write_atomic(path, _sorted_metadata(save(tensors, metadata)))
     return path
 
@@ -131,6 +131,11 @@ def _sorted_metadata(data: bytes) -> bytes:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def snapshot_name(nimg: int) -> str:
+    """File name of the snapshot after ``nimg`` images."""
+    return f"snapshot-{nimg:09d}.safetensors"
 
 
 def load_snapshot(path: Path) -> Snapshot:

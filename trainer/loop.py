@@ -118,7 +118,7 @@ class Session:
         first = self.nimg // batch
         with console.track("training", total=steps * batch, unit="img") as task:
             task.update(completed=self.nimg)
-            if stats is not None and first == 0:
+            if stats is not None and self._owes_snapshot(first):
                 self._snapshot(stats)
             for step in range(first, steps):
                 terms = self.step(step, steps)
@@ -131,10 +131,18 @@ class Session:
                 if last or _due(step, run.tick_kimg, batch):
                     line = stats.tick(self.nimg)
                     task.update(note=_status(line))
-                if last or _due(step, run.snapshot_kimg, batch):
-                    self._snapshot(stats)
+                # The snapshot comes last: the one of the last step says that the run is whole.
                 if last or _due(step, run.checkpoint_kimg, batch):
                     self._checkpoint()
+                if last or _due(step, run.snapshot_kimg, batch):
+                    self._snapshot(stats)
+
+    def _owes_snapshot(self, done: int) -> bool:
+        """Whether the run stands where a snapshot is due that a kill has kept from being written."""
+        run = self.config.run
+        due = done in (0, _steps(self.config)) or _due(done - 1, run.snapshot_kimg, run.batch)
+        there = [path.name for path in checkpoint.numbered(self.out, checkpoint.SNAPSHOT)]
+        return due and checkpoint.snapshot_name(self.nimg) not in there
 
     def step(self, step: int, steps: int) -> dict[str, torch.Tensor]:
         """One step of all phases; returns the logged terms."""
