@@ -138,7 +138,7 @@ class Session:
                     self._snapshot(stats)
 
     def _owes_snapshot(self, done: int) -> bool:
-        """Whether the run stands where a snapshot is due that a kill has kept from being written."""
+        """Whether a snapshot is due where the run stands, and a kill kept it from being made."""
         run = self.config.run
         due = done in (0, _steps(self.config)) or _due(done - 1, run.snapshot_kimg, run.batch)
         there = [path.name for path in checkpoint.numbered(self.out, checkpoint.SNAPSHOT)]
