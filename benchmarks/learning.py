@@ -7,7 +7,8 @@
 Every run is `g3d train` followed by `g3d eval`: squared Chamfer of 64 generated shapes against 64
 held-out ones, with the training shapes as the ceiling, the best single training shape and an
 untrained generator as references. A run is a function of (config, dataset), so several may share
-the machine (`--jobs 2 --threads 1`) without changing what is learned; only their times change.
+the machine (`--jobs 2`): only their times change. The threads are part of the config, and the last
+bits of a run depend on them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from .. import __version__, console
 from ..cluster import cores
@@ -27,7 +26,7 @@ from .config import TrainConfig
 from .data import ViewPool, open_data, step_rng
 from .ema import averaged_copy, update_average
 from .grids import fake_grid, save_grid
-from .method import Batch, DataContext, Phase
+from .method import Batch, Phase
 from .sampler import build_method
 from .stats import Stats
 from .workers import Worker, cpu_settings, workers
@@ -283,11 +282,3 @@ def _train_seconds(out: Path) -> float:
         return float(json.loads(lines[-1])["train_seconds"])
     except (OSError, ValueError, IndexError, KeyError):
         return 0.0
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Number of trained weights."""
-    return sum(p.numel() for p in net.parameters())
-
-
-__all__ = ["DataContext", "Session", "TrainReport", "count_parameters", "train"]

@@ -52,13 +52,6 @@ class Stats:
         """Training time so far, all sessions of the run together."""
         return self._seconds_before + time.monotonic() - self._start
 
-    @property
-    def rate(self) -> float:
-        """Images per second of this session, filled in by :meth:`tick`."""
-        return self._rate
-
-    _rate = 0.0
-
     def add(self, terms: dict[str, torch.Tensor]) -> None:
         """Note terms of one step."""
         for name, value in terms.items():
@@ -67,11 +60,11 @@ class Stats:
     def tick(self, nimg: int) -> dict[str, Any]:
         """Write one line with the means since the last tick."""
         elapsed = time.monotonic() - self._start
-        self._rate = (nimg - self._start_nimg) / max(elapsed, 1e-9)
+        rate = (nimg - self._start_nimg) / max(elapsed, 1e-9)
         line: dict[str, Any] = {
             "nimg": nimg,
             "train_seconds": round(self.seconds, 3),
-            "images_per_second": round(self._rate, 2),
+            "images_per_second": round(rate, 2),
             "memory_mb": round(_peak_memory_mb(), 1),
         }
         means = {name: torch.stack(values).mean().item() for name, values in self._terms.items()}
@@ -82,7 +75,7 @@ class Stats:
         if self._tensorboard is not None:
             for name, value in means.items():
                 self._tensorboard.add_scalar(name, value, nimg)
-            self._tensorboard.add_scalar("speed/images_per_second", self._rate, nimg)
+            self._tensorboard.add_scalar("speed/images_per_second", rate, nimg)
         return line
 
     def image(self, name: str, image: Any, nimg: int) -> None:

@@ -37,7 +37,7 @@ def cpu_settings(threads: int) -> Iterator[None]:
     flushed = bool((torch.tensor([1e-40]) * 1 == 0).item())  # torch has no way to ask
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")
-    # Nothing here reads memory before it is written; filling it would cost a tenth of a step.
+    # Nothing here reads memory before it is written: filling it would gain nothing.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # A thread that starts while the mode is on keeps it for ever: start them all before.
     torch.ones(1 << 20).mul_(1)
