@@ -18,7 +18,7 @@ from ..errors import AssetError, G3DError
 from ..manifests.records import POINTS_COUNT, SCHEMA_VERSION, AssetRecord
 from ..manifests.shards import encode_piece
 from ..manifests.splits import split_of
-from ..renderers.base import Renderer
+from ..renderers.base import Renderer, Scene
 from ..renderers.cameras import Camera, sample_cameras
 from ..renderers.meshes import Mesh, bounds, normalise, sample_surface
 from .config import PrepareConfig, RenderParams
@@ -100,7 +100,8 @@ class _Work:
 
     def run(self) -> bytes:
         params, gates = self.job.params, self.job.config.gates
-        mesh = self.job.source.load(self.asset)
+        scene = self._open()
+        mesh = scene.mesh
         self.stage = "gate"
         self._mesh_facts(mesh)
         check_mesh(mesh, gates)
@@ -108,7 +109,7 @@ class _Work:
         cameras = asset_cameras(self.asset.uid, params)
         self._placement_facts(mesh, transform, cameras)
         self.stage = "render"
-        rgba = self.job.renderer.render(mesh, cameras, params.render).rgba
+        rgba = scene.render(cameras, params.render, transform).rgba
         covered, border = coverage(rgba), touches_border(rgba)
         self.facts.update(
             views=len(rgba), coverage=float(covered.mean()), border_views=int(border.sum())
@@ -124,6 +125,14 @@ class _Work:
         self._pose_facts(poses, all(m.alpha_mode == "opaque" for m in mesh.materials))
         points = sample_surface(mesh, POINTS_COUNT, rng_of("points", self.asset.uid))
         return self._members(files, points, saved)
+
+    def _open(self) -> Scene:
+        """The asset's own file where the renderer reads such files, else what the source loads."""
+        source, renderer = self.job.source, self.job.renderer
+        path = source.file(self.asset)
+        if path is not None and path.suffix.lower() in renderer.imports:
+            return renderer.open(path)
+        return renderer.open(source.load(self.asset))
 
     def _mesh_facts(self, mesh: Mesh) -> None:
         textures = {id(m.texture) for m in mesh.materials if m.texture is not None}

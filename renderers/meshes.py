@@ -165,8 +165,18 @@ def normalise(mesh: Mesh, extent: float) -> tuple[Mesh, np.ndarray]:
     scale = extent / side
     transform = np.diag([scale, scale, scale, 1.0])
     transform[:3, 3] = -scale * 0.5 * (low + high)
-    moved = mesh.vertices.astype(np.float64) * scale + transform[:3, 3]
-    return replace(mesh, vertices=moved.astype(np.float32)), transform
+    return transformed(mesh, transform), transform
+
+
+def transformed(mesh: Mesh, transform: np.ndarray) -> Mesh:
+    """``mesh`` under ``transform`` ``[4, 4]``: rotation, uniform scale and translation."""
+    linear = np.asarray(transform, np.float64)[:3, :3]
+    moved = mesh.vertices.astype(np.float64) @ linear.T + np.asarray(transform)[:3, 3]
+    normals = mesh.normals
+    if normals is not None:
+        turned = normals.astype(np.float64) @ (linear / np.cbrt(abs(np.linalg.det(linear)))).T
+        normals = turned.astype(np.float32)
+    return replace(mesh, vertices=moved.astype(np.float32), normals=normals)
 
 
 def bounding_sphere(mesh: Mesh) -> tuple[np.ndarray, float]:

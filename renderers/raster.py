@@ -17,6 +17,7 @@ Lights: see :class:`g3d.renderers.shading.LightRig`. Without vertex normals shad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from ..errors import AssetError
 from . import mipmaps, shading
 from .base import RenderSettings, Views
 from .cameras import Camera
-from .meshes import Mesh, face_normals
+from .meshes import Mesh, face_normals, transformed
 from .ops.kernels import FLOAT_IDS, rasterize_numpy
 
 
@@ -80,16 +81,42 @@ class RasterRenderer:
     """Implements :class:`g3d.renderers.base.Renderer`; holds no state."""
 
     name = "raster"
-    version = "1"
+    version = "2"
+    imports: frozenset[str] = frozenset()
+
+    def open(self, asset: Mesh | Path) -> RasterScene:
+        """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
+        if isinstance(asset, Path):
+            from .meshload import load_mesh
+
+            asset = load_mesh(asset)
+        return RasterScene(asset)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def render(self, mesh: Mesh, cameras: Camera, settings: RenderSettings) -> Views:
-        """Render ``mesh`` once from each of ``cameras`` (``[N]``), one after the other.
+        """Open ``mesh`` and render it as it is; see :meth:`RasterScene.render`."""
+        return self.open(mesh).render(cameras, settings)
+
+
+@dataclass(frozen=True)
+class RasterScene:
+    """Implements :class:`g3d.renderers.base.Scene`."""
+
+    mesh: Mesh
+
+    def render(
+        self, cameras: Camera, settings: RenderSettings, transform: np.ndarray | None = None
+    ) -> Views:
+        """Render once from each of ``cameras`` (``[N]``), one after the other.
 
         Memory: the result, and 16 bytes a sample of one view.
 
         Raises:
             AssetError: ``memory``: more triangles than the id channel can count.
         """
+        mesh = self.mesh if transform is None else transformed(self.mesh, transform)
         if len(mesh.faces) > FLOAT_IDS:
             raise AssetError("memory", f"{len(mesh.faces)} triangles", stage="render")
         surface = _pack(mesh, settings)
@@ -98,6 +125,7 @@ class RasterRenderer:
         rgba = np.zeros((count, size, size, 4), np.uint8)
         depth = np.zeros((count, size, size), np.float32)
         normal = np.zeros((count, size, size, 3), np.float32)
+        albedo = np.zeros((count, size, size, 3), np.uint8)
         matrices = cameras.world_to_clip()
         if len(mesh.faces):
             for n in range(count):
@@ -105,7 +133,7 @@ class RasterRenderer:
                     surface, matrices[n], cameras.eye[n], settings, light,
                     rgba[n], depth[n], normal[n],
                 )  # fmt: skip
-        return Views(rgba, depth, normal)
+        return Views(rgba, depth, normal, albedo)
 
     def _view(
         self,

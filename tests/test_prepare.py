@@ -30,10 +30,10 @@ from g3d.pipeline.plan import Group, make_plan
 from g3d.pipeline.poses import check_poses, project_saved
 from g3d.pipeline.prepare import prepare
 from g3d.pipeline.sources.base import Source, SourceAsset
-from g3d.renderers.base import RenderSettings, Views
+from g3d.renderers.base import Views
 from g3d.renderers.cameras import Camera, project, sample_cameras
 from g3d.renderers.meshes import Mesh, make_mesh, normalise, sample_surface
-from g3d.renderers.raster import RasterRenderer
+from g3d.renderers.raster import RasterRenderer, RasterScene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,6 +64,9 @@ class Wrapped:
 
     def list(self) -> list[SourceAsset]:
         return list(self.inner.list())
+
+    def file(self, asset: SourceAsset) -> None:
+        return None
 
     def load(self, asset: SourceAsset) -> Mesh:
         position = [a.uid for a in self.inner.list()].index(asset.uid)
@@ -281,11 +284,14 @@ def test_wrong_poses_do_not(spoil):
 
 
 def test_an_asset_whose_images_belie_its_poses_is_rejected(tmp_path):
+    class TurnedScene(RasterScene):
+        def render(self, cameras, settings, transform=None) -> Views:
+            turned = Camera(np.roll(cameras.c2w, 1, axis=0), cameras.fov_y)
+            return super().render(turned, settings, transform)
+
     class Turned(RasterRenderer):
-        def render(self, mesh: Mesh, cameras: Camera, settings: RenderSettings) -> Views:
-            return super().render(
-                mesh, Camera(np.roll(cameras.c2w, 1, axis=0), cameras.fov_y), settings
-            )
+        def open(self, asset: Mesh) -> RasterScene:
+            return TurnedScene(asset)
 
     with pytest.raises(DatasetError, match=r"no asset of 4 was accepted .4 gate/pose"):
         prepare(config(category="chair", limit=4, views=8), tmp_path / "d", renderer=Turned())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ...manifests.records import CameraPrior
@@ -81,6 +82,14 @@ class Source(Protocol):
         Raises:
             ConfigError: The source is not usable as configured.
             DatasetError: It is usable and holds nothing.
+        """
+        ...
+
+    def file(self, asset: SourceAsset) -> Path | None:
+        """The model file of an asset, for renderers that import files themselves; None: made.
+
+        Raises:
+            AssetError: ``gone``: the file is no longer there.
         """
         ...
 

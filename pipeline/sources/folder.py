@@ -83,6 +83,17 @@ class FolderSource:
         terms: dict[Path, Terms] = {}
         return [self._asset(root, path, hashes, terms) for path in paths[: self.limit]]
 
+    def file(self, asset: SourceAsset) -> Path:
+        """The file of ``asset``.
+
+        Raises:
+            AssetError: ``gone``.
+        """
+        path = Path(self.root) / asset.spec["path"]
+        if not path.is_file():
+            raise AssetError("gone", f"{path} is no longer there", stage="fetch")
+        return path
+
     def load(self, asset: SourceAsset) -> Mesh:
         """Read the file of ``asset``.
 
@@ -91,10 +102,7 @@ class FolderSource:
         """
         from ...renderers.meshload import load_mesh
 
-        path = Path(self.root) / asset.spec["path"]
-        if not path.is_file():
-            raise AssetError("gone", f"{path} is no longer there", stage="fetch")
-        return load_mesh(path)
+        return load_mesh(self.file(asset))
 
     def _asset(
         self, root: Path, path: Path, hashes: _Hashes, terms: dict[Path, Terms]

@@ -114,6 +114,9 @@ class ProceduralSource:
         """The parameters that belong to ``uid``."""
         return SHAPES[self.category].draw(Draw("procedural", uid))
 
+    def file(self, asset: SourceAsset) -> None:
+        """None: the meshes are made, not read."""
+
     def load(self, asset: SourceAsset) -> Mesh:
         """Make the mesh of ``asset`` from the parameters in its record."""
         try:
