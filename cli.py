@@ -333,6 +333,10 @@ def doctor_command() -> None:
         raise typer.Exit(MissingDependency.exit_code)
 
 
+# Registered after the commands above, so that the help lists the workflow first.
+from .commands import render, view  # noqa: E402, F401
+
+
 def _given(**values: Any) -> dict[str, Any]:
     """The options that were given."""
     return {key: value for key, value in values.items() if value is not None}

@@ -72,7 +72,7 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at this machine. Imports torch; starts nothing and writes only probe files."""
+    """Look at this machine. Imports torch, starts Blender if there is one, writes probe files."""
     return Report((*_machine(), *_packages(), *_devices(), *_extras(), *_places()))
 
 
@@ -138,7 +138,7 @@ def _devices() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    yield _module("bpy", "--renderer blender", "pip install -e '.[blender]'   (Python 3.11)")
+    yield _blender()
     yield _module(
         "nvdiffrast",
         "faster training on CUDA; non-commercial licence",
@@ -149,6 +149,27 @@ def _extras() -> Iterator[Check]:
         yield Check("node", "ok", node)
     else:
         yield Check("node", "optional", "absent (the Khronos glTF validator in the tests)")
+
+
+def _blender() -> Check:
+    """Starts Blender in its own interpreter: an installation that does not start is none."""
+    from ..errors import G3DError, MissingDependency
+    from ..renderers.blender.process import BlenderProcess, find_python
+    from ..renderers.blender.settings import BlenderSettings
+
+    try:
+        python = find_python()
+        process = BlenderProcess(BlenderSettings())
+    except MissingDependency as missing:
+        return Check(
+            "bpy", "optional", f"{missing.message} (--renderer blender)", missing.hint or ""
+        )
+    except G3DError as failure:
+        return Check("bpy", "missing", failure.message, "pip install --force-reinstall bpy")
+    facts = process.facts
+    process.kill()
+    found = f"{facts['blender']} in {python} (Python {facts['python']}, numpy {facts['numpy']})"
+    return Check("bpy", "ok", f"{found}, pixels through {facts['passes']}")
 
 
 def _module(name: str, use: str, hint: str) -> Check:

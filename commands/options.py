@@ -31,6 +31,11 @@ def option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
+def argument(help: str) -> Any:
+    """What a command is about, by its place on the command line; it has to be given."""
+    return typer.Argument(help=help, show_default=False)
+
+
 # One word, one meaning, in every command.
 Out = Annotated[
     Path | None, option(OUTPUT, "-o", "--out", help="Folder to write (default: by name).")

@@ -5,10 +5,11 @@ Format 1 of the dataset on disk; ``docs/dataset.md`` describes it field by field
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Len
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from ..config import Config
 
@@ -18,21 +19,194 @@ SCHEMA_VERSION = 1
 POINTS_COUNT = 2048
 """Surface samples stored with every asset, the reference geometry of the metrics."""
 
-Range = Annotated[tuple[float, float], Len(2, 2)]
 Status = Literal["accepted", "rejected", "failed"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class CameraPrior(Config):
-    """The distribution that the cameras of a dataset are drawn from; uniform in every angle."""
+def _pair(value: Any) -> Any:
+    """One number stands for a range without width."""
+    return (value, value) if isinstance(value, int | float) else value
 
-    azimuth_deg: Range = (0.0, 360.0)
-    elevation_deg: Range = (0.0, 30.0)
-    radius: Range = (1.2, 1.2)
-    """Distance from the origin, in units of the normalised object."""
-    fov_y_deg: float = Field(49.134, gt=0, lt=180)
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the lower end {value[0]:g} is above the upper one {value[1]:g}")
+    return value
+
+
+Elevation = Annotated[float, Field(ge=-90, le=90)]
+Positive = Annotated[float, Field(gt=0)]
+Lens = Annotated[float, Field(gt=0, lt=180)]
+_is_range = (BeforeValidator(_pair), AfterValidator(_ordered))
+Range = Annotated[tuple[float, float], *_is_range]
+ElevationRange = Annotated[tuple[Elevation, Elevation], *_is_range]
+RadiusRange = Annotated[tuple[Positive, Positive], *_is_range]
+LensRange = Annotated[tuple[Lens, Lens], *_is_range]
+
+
+class CameraPrior(Config):
+    """What the cameras of a dataset are drawn from: base of the samplers of `AnyCameraPrior`.
+
+    All cameras look at the origin. ``renderers.cameras.sample_cameras`` draws them.
+    """
+
+    version: ClassVar[str]
+    """Name and version of the way to draw: other numbers from the same seed, another version."""
+
+    sampler: str
+    """Which one it is."""
+    radius: RadiusRange = (1.2, 1.2)
+    """Distance from the origin, in units of the normalised object; uniform."""
+    fit: bool = False
+    """Move a camera back, never closer, until the asset's bounding sphere is in frame."""
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Lowest and highest elevation."""
+        raise NotImplementedError
+
+    @property
+    def lens_deg(self) -> tuple[float, float]:
+        """Narrowest and widest vertical field of view, full angle."""
+        raise NotImplementedError
+
+    @property
+    def middle_elevation_deg(self) -> float:
+        """Elevation with as many cameras above as below."""
+        low, high = (math.sin(math.radians(angle)) for angle in self.band_deg)
+        return math.degrees(math.asin(0.5 * (low + high)))
+
+
+class _OneLens(CameraPrior):
+    fov_y_deg: Lens = 49.134
     """Vertical, full angle. GET3D's 35 mm lens on a 32 mm sensor is 49.134."""
+
+    @property
+    def lens_deg(self) -> tuple[float, float]:
+        """The one field of view, twice."""
+        return self.fov_y_deg, self.fov_y_deg
+
+
+class Get3dPrior(_OneLens):
+    """GET3D: uniform in azimuth and in elevation *angle*, each in a range of the category."""
+
+    version: ClassVar[str] = "uniform_angles-1"
+    sampler: Literal["get3d"] = "get3d"
+    azimuth_deg: Range = (0.0, 360.0)
+    elevation_deg: ElevationRange = (0.0, 30.0)
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Lowest and highest elevation."""
+        return self.elevation_deg
+
+    @property
+    def middle_elevation_deg(self) -> float:
+        """Elevation with as many cameras above as below."""
+        return sum(self.elevation_deg) / 2
+
+
+class SpherePrior(_OneLens):
+    """Uniform on the whole sphere, by area."""
+
+    version: ClassVar[str] = "sphere-1"
+    sampler: Literal["sphere"] = "sphere"
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Pole to pole."""
+        return -90.0, 90.0
+
+
+class HemispherePrior(_OneLens):
+    """Uniform on the sphere's upper half, by area."""
+
+    version: ClassVar[str] = "hemisphere-1"
+    sampler: Literal["hemisphere"] = "hemisphere"
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Horizon to zenith."""
+        return 0.0, 90.0
+
+
+class RingPrior(_OneLens):
+    """Equal steps of azimuth at one elevation."""
+
+    version: ClassVar[str] = "ring-1"
+    sampler: Literal["ring"] = "ring"
+    elevation_deg: Elevation = 20.0
+    random_start: bool = True
+    """Turn the ring of every asset by a random angle; otherwise it starts at azimuth 0."""
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """The one elevation, twice."""
+        return self.elevation_deg, self.elevation_deg
+
+
+class FibonacciPrior(_OneLens):
+    """Even coverage of the sphere, or of a band of it, by a spiral of golden angles."""
+
+    version: ClassVar[str] = "fibonacci-1"
+    sampler: Literal["fibonacci"] = "fibonacci"
+    elevation_deg: ElevationRange = (-90.0, 90.0)
+    random_start: bool = True
+    """Turn the spiral of every asset about +Y, and shift it along itself, at random."""
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Lowest and highest elevation."""
+        return self.elevation_deg
+
+
+class LrmPrior(CameraPrior):
+    """The kind of LRM and Zero123: random radius and field of view, uniform on the sphere.
+
+    Every view draws its own. The defaults are LRM's distances and lens.
+    """
+
+    version: ClassVar[str] = "lrm-1"
+    sampler: Literal["lrm"] = "lrm"
+    elevation_deg: ElevationRange = (-90.0, 90.0)
+    radius: RadiusRange = (1.5, 2.8)
+    fov_y_deg: LensRange = (50.0, 50.0)
+    """Vertical, full angle; uniform."""
+
+    @property
+    def band_deg(self) -> tuple[float, float]:
+        """Lowest and highest elevation."""
+        return self.elevation_deg
+
+    @property
+    def lens_deg(self) -> tuple[float, float]:
+        """Narrowest and widest field of view."""
+        return self.fov_y_deg
+
+
+def _sampler_of(value: Any) -> str:
+    """The discriminator; datasets older than the field hold GET3D's prior."""
+    if isinstance(value, Mapping):
+        return str(value.get("sampler", "get3d"))
+    return str(getattr(value, "sampler", ""))
+
+
+AnyCameraPrior = Annotated[
+    Annotated[Get3dPrior, Tag("get3d")]
+    | Annotated[SpherePrior, Tag("sphere")]
+    | Annotated[HemispherePrior, Tag("hemisphere")]
+    | Annotated[RingPrior, Tag("ring")]
+    | Annotated[FibonacciPrior, Tag("fibonacci")]
+    | Annotated[LrmPrior, Tag("lrm")],
+    Discriminator(
+        _sampler_of,
+        custom_error_type="sampler",
+        custom_error_message="unknown sampler, one of: get3d, sphere, hemisphere, ring, "
+        "fibonacci, lrm",
+    ),
+]
+"""A camera prior read by its field ``sampler``: the type of a field of a config or a record."""
 
 
 class Record(Config):
@@ -168,7 +342,7 @@ class DatasetInfo(Record):
     category: str
     extent: float
     """Longest side of every normalised object."""
-    camera: CameraPrior
+    camera: AnyCameraPrior
     size: int
     """Height and width of every image (pixels)."""
     views: int

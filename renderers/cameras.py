@@ -8,12 +8,22 @@ Shapes: ``...`` stands for any number of leading (view) axes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatch
 
 import numpy as np
 
-from ..manifests.records import CameraPrior
+from ..manifests.records import (
+    CameraPrior,
+    FibonacciPrior,
+    Get3dPrior,
+    HemispherePrior,
+    LrmPrior,
+    RingPrior,
+    SpherePrior,
+)
 
 NEAR, FAR = 0.05, 100.0
+GOLDEN_ANGLE = np.pi * (3.0 - 5.0**0.5)
 
 
 @dataclass(frozen=True)
@@ -158,19 +168,110 @@ def orbit(
     return Camera(c2w, fov.copy())
 
 
-def sample_cameras(prior: CameraPrior, count: int, rng: np.random.Generator) -> Camera:
-    """Draw ``count`` cameras from ``prior``, uniform in azimuth and in elevation angle."""
+def sample_cameras(
+    prior: CameraPrior,
+    count: int,
+    rng: np.random.Generator,
+    bounding_radius: float | None = None,
+    aspect: float = 1.0,
+) -> Camera:
+    """Draw ``count`` cameras from ``prior``: a function of these arguments and of nothing else.
+
+    With ``prior.fit`` the cameras are moved back until a ball about the origin is in frame. Without
+    a ``bounding_radius`` there is nothing to fit and they stay where they were drawn.
+
+    Args:
+        prior: Any sampler of ``manifests.records.AnyCameraPrior``.
+        count: Number of cameras.
+        rng: Source of the random numbers.
+        bounding_radius: Radius of the asset's ball about the origin.
+        aspect: Width / height of the image.
+    """
+    cameras = _draw(prior, count, rng)
+    if prior.fit and bounding_radius is not None:
+        return move_back(cameras, bounding_radius, aspect)
+    return cameras
+
+
+@singledispatch
+def _draw(prior: CameraPrior, count: int, rng: np.random.Generator) -> Camera:
+    """The cameras of one kind of prior, before they are fitted."""
+    raise TypeError(f"no way to draw from {type(prior).__name__}")
+
+
+@_draw.register
+def _(prior: Get3dPrior, count: int, rng: np.random.Generator) -> Camera:
     azimuth = np.deg2rad(rng.uniform(*prior.azimuth_deg, size=count))
     elevation = np.deg2rad(rng.uniform(*prior.elevation_deg, size=count))
     radius = rng.uniform(*prior.radius, size=count)
     return orbit(azimuth, elevation, radius, np.deg2rad(prior.fov_y_deg))
 
 
+@_draw.register(SpherePrior)
+@_draw.register(HemispherePrior)
+@_draw.register(LrmPrior)
+def _(prior: CameraPrior, count: int, rng: np.random.Generator) -> Camera:
+    azimuth = rng.uniform(0.0, 2 * np.pi, size=count)
+    elevation = _at_height(prior, rng.uniform(size=count))
+    radius = rng.uniform(*prior.radius, size=count)
+    return orbit(azimuth, elevation, radius, np.deg2rad(rng.uniform(*prior.lens_deg, size=count)))
+
+
+@_draw.register
+def _(prior: RingPrior, count: int, rng: np.random.Generator) -> Camera:
+    start = rng.uniform() if prior.random_start else 0.0
+    azimuth = (np.arange(count) + start) * (2 * np.pi / max(count, 1))
+    radius = rng.uniform(*prior.radius, size=count)
+    return orbit(azimuth, np.deg2rad(prior.elevation_deg), radius, np.deg2rad(prior.fov_y_deg))
+
+
+@_draw.register
+def _(prior: FibonacciPrior, count: int, rng: np.random.Generator) -> Camera:
+    # The shift makes every single camera uniform on the band, however many are drawn at a time:
+    # generated shapes, seen in batches, get the distribution of the real ones.
+    turn, shift = rng.uniform(size=2) if prior.random_start else (0.0, 0.5)
+    steps = np.arange(count)
+    azimuth = steps * GOLDEN_ANGLE + turn * 2 * np.pi
+    elevation = _at_height(prior, (steps + shift) / max(count, 1))
+    radius = rng.uniform(*prior.radius, size=count)
+    return orbit(azimuth, elevation, radius, np.deg2rad(prior.fov_y_deg))
+
+
+def _at_height(prior: CameraPrior, share: np.ndarray) -> np.ndarray:
+    """Elevations below which ``share`` (0..1) of the area of the prior's band lies.
+
+    A zone's area is proportional to its height (Archimedes).
+    """
+    low, high = np.sin(np.deg2rad(prior.band_deg))
+    return np.arcsin(np.clip(low + (high - low) * share, -1.0, 1.0))
+
+
+def move_back(cameras: Camera, bounding_radius: float, aspect: float = 1.0) -> Camera:
+    """Cameras that see a ball about the origin whole: farther along their axis where needed.
+
+    Args:
+        cameras: Looking at the origin, ``[...]``.
+        bounding_radius: Of the ball.
+        aspect: Width / height of the image.
+    """
+    half_y = 0.5 * cameras.fov_y
+    half = np.minimum(half_y, np.arctan(np.tan(half_y) * aspect))
+    needed = np.maximum(bounding_radius / np.sin(half), bounding_radius + NEAR)
+    # A hair more, so that rounding does not undo what was promised.
+    radius = np.maximum(cameras.radius, needed * (1.0 + 1e-9))
+    c2w = cameras.c2w.copy()
+    c2w[..., :3, 3] = np.where(
+        (radius > cameras.radius)[..., None], radius[..., None] * c2w[..., :3, 2], cameras.eye
+    )
+    return Camera(c2w, cameras.fov_y)
+
+
 def ring(prior: CameraPrior, count: int, elevation: float | None = None) -> Camera:
-    """``count`` cameras at equal azimuth steps, at the prior's middle elevation and radius."""
-    middle = float(np.deg2rad(np.mean(prior.elevation_deg))) if elevation is None else elevation
+    """``count`` cameras at equal azimuth steps, with the prior's middle elevation, radius, lens."""
+    middle = float(np.deg2rad(prior.middle_elevation_deg)) if elevation is None else elevation
     azimuth = np.arange(count) * (2 * np.pi / count)
-    return orbit(azimuth, middle, float(np.mean(prior.radius)), np.deg2rad(prior.fov_y_deg))
+    lens = float(np.deg2rad(np.mean(prior.lens_deg)))
+    return orbit(azimuth, middle, float(np.mean(prior.radius)), lens)
 
 
 def project(points: np.ndarray, cameras: Camera, height: int, width: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from g3d.manifests.records import CameraPrior
+from g3d.manifests.records import Get3dPrior
 from g3d.renderers.cameras import (
     Camera,
     look_at,
@@ -170,7 +170,7 @@ def test_sphere_around_or_behind_the_camera_is_not_in_frame():
 
 
 def test_samples_keep_to_the_prior_and_to_the_seed():
-    prior = CameraPrior(
+    prior = Get3dPrior(
         azimuth_deg=(30, 60), elevation_deg=(-10, 20), radius=(1.0, 2.0), fov_y_deg=40
     )
     one = sample_cameras(prior, 500, np.random.default_rng(3))
@@ -187,7 +187,7 @@ def test_samples_keep_to_the_prior_and_to_the_seed():
 
 
 def test_ring_is_even():
-    camera = ring(CameraPrior(elevation_deg=(0, 20), radius=(1, 3)), 8)
+    camera = ring(Get3dPrior(elevation_deg=(0, 20), radius=(1, 3)), 8)
     np.testing.assert_allclose(np.rad2deg(camera.azimuth), np.arange(8) * 45, atol=1e-9)
     np.testing.assert_allclose(np.rad2deg(camera.elevation), 10)
     np.testing.assert_allclose(camera.radius, 2)

@@ -3,23 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from g3d.manifests.records import CameraPrior
+from g3d.manifests.records import Get3dPrior
 from g3d.renderers.cameras import orbit, sample_cameras
 from g3d.trainer.config import preset_config
 from g3d.trainer.get3d.generator import Generator
-from g3d.trainer.get3d.losses import (
-    discriminator_loss,
-    generator_loss,
-    r1_penalty,
-    sdf_sign_loss,
-)
+from g3d.trainer.get3d.losses import ADVERSARIAL, gradient_penalty, sdf_sign_loss
 from g3d.trainer.get3d.render import render
 from g3d.trainer.isosurface.grid import bcc_grid
 from g3d.trainer.isosurface.marching import MarchingTetrahedra
 from g3d.trainer.method import Batch, DataContext
 from g3d.trainer.sampler import build_method
 
-CONTEXT = DataContext(name="made", category="chair", extent=0.7, camera=CameraPrior())
+CONTEXT = DataContext(name="made", category="chair", extent=0.7, camera=Get3dPrior())
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +48,40 @@ def analytic_sphere(radius, resolution=16, count=1):
 
 def test_losses_by_hand():
     zero, one = torch.zeros(1), torch.ones(1)
-    assert generator_loss(zero).item() == pytest.approx(np.log(2))
+    plain, relative = ADVERSARIAL["non_saturating"], ADVERSARIAL["relativistic"]
+    assert plain.generator(zero, None).item() == pytest.approx(np.log(2))
     expected = np.log1p(np.exp(-1)) + np.log(2)
-    assert discriminator_loss(one, zero).item() == pytest.approx(expected)
+    assert plain.discriminator(one, zero).item() == pytest.approx(expected)
+    # Relative: only the difference counts, and the players swap the two.
+    assert relative.discriminator(3 * one, 2 * one).item() == pytest.approx(np.log1p(np.exp(-1)))
+    assert relative.generator(2 * one, 3 * one).item() == pytest.approx(np.log1p(np.exp(1)))
+
+
+@pytest.mark.parametrize("adversarial", ["non_saturating", "relativistic"])
+@pytest.mark.parametrize("r2", [False, True])
+def test_phases_of_each_objective_move_only_their_player(adversarial, r2):
+    loss = {"adversarial": adversarial, "r2": r2}
+    method = build_method(preset_config("smoke", get3d={"loss": loss}), CONTEXT)
+    batch = smoke_batch()
+    for phase in method.phases():
+        value, terms = phase.loss(batch, 0)
+        value.backward()
+        assert torch.isfinite(value)
+        assert all(torch.isfinite(term).all() for term in terms.values())
+        assert ("r2/mask" in terms) == (r2 and phase.name == "D_r1")
+        theirs = {id(p) for p in phase.parameters}
+        for net in method.nets().values():
+            for p in net.parameters():
+                if id(p) not in theirs:
+                    assert p.grad is None
+                p.grad = None
 
 
 def test_r1_of_a_linear_discriminator():
     """D(x) = <a, x> has gradient a everywhere: R1 = |a|^2, and dR1/da = 2 a."""
     a = torch.randn(3, 4, 4, requires_grad=True)
     images = torch.randn(5, 3, 4, 4, requires_grad=True)
-    penalty = r1_penalty((images * a).sum(dim=(1, 2, 3)), images)
+    penalty = gradient_penalty((images * a).sum(dim=(1, 2, 3)), images)
     assert penalty.item() == pytest.approx(a.square().sum().item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(penalty, a)
     assert torch.allclose(gradient, 2 * a, atol=1e-5)

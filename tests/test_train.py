@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from g3d.errors import CheckpointError, ConfigError, DatasetError
+from g3d.errors import CheckpointError, ConfigError, DatasetError, MissingDependency
 from g3d.pipeline.config import PrepareConfig
 from g3d.pipeline.prepare import prepare
 from g3d.renderers.base import RenderSettings
@@ -23,11 +23,11 @@ from g3d.trainer.checkpoint import (
     newest_run,
     numbered,
 )
-from g3d.trainer.config import preset_config
+from g3d.trainer.config import RunConfig, preset_config
 from g3d.trainer.data import ViewPool, open_data, shrink, step_rng
 from g3d.trainer.loop import learning_rate_factor, train
 from g3d.trainer.sampler import SnapshotSampler
-from g3d.trainer.workers import cpu_settings
+from g3d.trainer.workers import choose_device, cpu_settings
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,33 @@ def test_batches_are_composited_and_drawn_without_state(dataset):
         assert azimuth in pool.azimuth[match]
 
 
+def test_a_flipped_view_is_the_mirror_image_from_the_mirrored_camera(dataset):
+    data, _ = open_data(dataset, "train")
+    pool = ViewPool(data, preset_config("smoke").data, flip=True)
+    batch = pool.batch(32, step_rng(0, 1, 0))
+    flat = pool.rgba[:, 3:].float() / 255
+    flips = 0
+    for image, azimuth in zip(batch.alpha, batch.azimuth, strict=True):
+        plain = (flat == image).flatten(1).all(dim=1)
+        mirrored = (flat.flip(3) == image).flatten(1).all(dim=1)
+        flips += bool(azimuth <= 0)
+        assert azimuth in (-pool.azimuth[mirrored] if azimuth <= 0 else pool.azimuth[plain])
+    assert 8 <= flips <= 24
+
+
+def test_a_missing_gpu_is_said_and_two_workers_do_not_share_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(RunConfig()).type == "cpu"
+    with pytest.raises(MissingDependency, match="no CUDA device"):
+        choose_device(RunConfig(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(RunConfig()).type == "cuda"
+    assert choose_device(RunConfig(device="cpu")).type == "cpu"
+    assert choose_device(RunConfig(workers=2)).type == "cpu"
+    with pytest.raises(ConfigError, match="one process"):
+        choose_device(RunConfig(device="cuda", workers=2))
+
+
 def test_run_leaves_what_it_promises(finished):
     names = {p.name for p in finished.iterdir()}
     assert {"config.yaml", "run.json", "stats.jsonl", "tensorboard"} <= names
@@ -124,7 +151,7 @@ def test_killed_and_continued_equals_uninterrupted(finished, dataset, tmp_path):
     out = tmp_path / "killed"
     script = (
         "import sys; from pathlib import Path; from g3d.trainer.loop import train\n"
-        "from g3d.trainer.config import preset_config\n"
+        "from g3d.trainer.config import RunConfig, preset_config\n"
         "train(preset_config('smoke'), Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     rng = np.random.default_rng(os.getpid())
@@ -249,7 +276,7 @@ def test_torch_is_left_as_it_was(finished, dataset, tmp_path):
 def test_new_threads_keep_denormals_after_a_run():
     """In a process of its own, where the block is the first to start threads."""
     script = (
-        "import torch; from g3d.trainer.workers import cpu_settings\n"
+        "import torch; from g3d.trainer.workers import choose_device, cpu_settings\n"
         "def kept(): return bool((torch.full((1 << 20,), 1e-40) * 1 > 0).all())\n"
         "with cpu_settings(2):\n    assert not kept()\n"
         "torch.set_num_threads(2)\nassert kept()\n"

@@ -20,6 +20,9 @@ class DataConfig(Config):
     split: Literal["train", "val", "test"] = "train"
     background: float = Field(1.0, ge=0, le=1)
     """Grey that real and generated images are composited over; 1 is white."""
+    flip: bool | None = False
+    """Show every other image as its mirror image, with the camera mirrored too; right where shapes
+    are symmetric about the plane x = 0. None: if nearly all of the training shapes are."""
 
 
 class RunConfig(Config):
@@ -32,6 +35,8 @@ class RunConfig(Config):
     """Images per step, over all workers."""
     workers: int = Field(1, ge=1)
     """Processes that share a step; gradients are averaged."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto`: on the GPU if one answers."""
     threads: int = Field(0, ge=0)
     """CPU threads of each worker; 0 = all cores divided by the workers."""
     ema_kimg: float = 10.0

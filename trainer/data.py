@@ -27,10 +27,20 @@ class ViewPool:
         dataset: Where the views are.
         config: Size, split, background.
         threads: Threads that decode.
+        flip: Mirror a random half of every batch.
+        device: Where the views are kept and batches come from.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, threads: int = 2) -> None:
-        self.background = config.background
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: DataConfig,
+        threads: int = 2,
+        *,
+        flip: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.background, self.flip = config.background, flip
         views = dataset.views(config.split)
         if not len(views):
             raise DatasetError(
@@ -48,9 +58,9 @@ class ViewPool:
             parts = pool.map(
                 lambda rows: shrink(dataset.read_views(views.take(rows)), config.size), chunks
             )
-            self.rgba = torch.from_numpy(np.concatenate(list(parts)))
-        self.azimuth = torch.from_numpy(views.azimuth.astype(np.float32))
-        self.elevation = torch.from_numpy(views.elevation.astype(np.float32))
+            self.rgba = torch.from_numpy(np.concatenate(list(parts))).to(device)
+        self.azimuth = torch.from_numpy(views.azimuth.astype(np.float32)).to(device)
+        self.elevation = torch.from_numpy(views.elevation.astype(np.float32)).to(device)
         uids = np.unique(views.uid)
         order = np.argsort(np.searchsorted(uids, views.uid), kind="stable")
         counts = np.unique(views.uid, return_counts=True)[1]
@@ -60,11 +70,15 @@ class ViewPool:
         """``count`` random views of random assets (uniform over assets, then over their views)."""
         asset = rng.integers(len(self._counts), size=count)
         view = (rng.random(count) * self._counts[asset]).astype(np.int64)
-        rows = torch.from_numpy(self._rows[self._starts[asset] + view])
-        rgba = self.rgba[rows].float() / 255
+        rows = torch.from_numpy(self._rows[self._starts[asset] + view]).to(self.rgba.device)
+        rgba, azimuth = self.rgba[rows].float() / 255, self.azimuth[rows]
+        if self.flip:
+            mirrored = torch.from_numpy(rng.random(count) < 0.5).to(rgba.device)
+            rgba = torch.where(mirrored[:, None, None, None], rgba.flip(3), rgba)
+            azimuth = torch.where(mirrored, -azimuth, azimuth)  # read through sine and cosine only
         alpha = rgba[:, 3:]
         rgb = rgba[:, :3] * alpha + self.background * (1 - alpha)
-        return Batch(rgb, alpha, self.azimuth[rows], self.elevation[rows], rng)
+        return Batch(rgb, alpha, azimuth, self.elevation[rows], rng)
 
 
 def step_rng(seed: int, step: int, rank: int) -> np.random.Generator:

@@ -29,7 +29,7 @@ from .grids import fake_grid, save_grid
 from .method import Batch, Phase
 from .sampler import build_method
 from .stats import Stats
-from .workers import Worker, cpu_settings, workers
+from .workers import Worker, choose_device, device_settings, workers
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, overwrite: bool = False
         seconds = _train_seconds(out)
         return TrainReport(out, done[-1], total, time.monotonic() - start, seconds, True)
     arguments = (config, str(data), str(out))
-    with workers(config.run.workers, _helper, arguments) as worker, _cpu(config):
+    with workers(config.run.workers, _helper, arguments) as worker, _computing(config):
         session = Session(worker, config, data, out)
         with Stats(out, session.nimg) as stats:
             session.run(stats)
@@ -93,15 +93,19 @@ def train(config: TrainConfig, data: Path, out: Path, *, overwrite: bool = False
 class Session:
     """One process's part of a run, from the last checkpoint (or the start) to the end.
 
-    It computes with the threads that torch is set to, see :func:`.workers.cpu_settings`.
+    It computes with the threads that torch is set to, see :func:`.workers.device_settings`.
     """
 
     def __init__(self, worker: Worker, config: TrainConfig, data: Path, out: Path) -> None:
         self.worker, self.config, self.out = worker, config, out
         dataset, self.context = open_data(data, config.data.split)
-        self.pool = ViewPool(dataset, config.data, torch.get_num_threads())
+        flip = self.context.symmetric if config.data.flip is None else config.data.flip
+        device = choose_device(config.run)
+        self.pool = ViewPool(
+            dataset, config.data, torch.get_num_threads(), flip=flip, device=device
+        )
         self.method = build_method(config, self.context)
-        self.nets = self.method.nets()
+        self.nets = {name: net.to(device) for name, net in self.method.nets().items()}
         self.average = averaged_copy(self.nets["generator"])
         self.phases = self.method.phases()
         self.base_rates = {id(p.optimizer): p.optimizer.param_groups[0]["lr"] for p in self.phases}
@@ -203,12 +207,13 @@ def learning_rate_factor(progress: float, decay_from: float) -> float:
 def _helper(worker: Worker, config: TrainConfig, data: str, out: str) -> None:
     """What ranks above 0 do: the same steps, no files."""
     console.setup("quiet")
-    with _cpu(config):
+    with _computing(config):
         Session(worker, config, Path(data), Path(out)).run(None)
 
 
-def _cpu(config: TrainConfig) -> AbstractContextManager[None]:
-    return cpu_settings(config.run.threads or max(1, cores() // config.run.workers))
+def _computing(config: TrainConfig) -> AbstractContextManager[None]:
+    threads = config.run.threads or max(1, cores() // config.run.workers)
+    return device_settings(choose_device(config.run), threads)
 
 
 def _steps(config: TrainConfig) -> int:

@@ -15,8 +15,11 @@ import torch
 from torch import nn
 
 from ..config import Config
-from ..manifests.records import CameraPrior
+from ..manifests.records import AnyCameraPrior
 from .asset import Asset
+
+SYMMETRIC_FROM = 0.95
+"""Share of symmetric shapes from which a dataset counts as symmetric."""
 
 
 class DataContext(Config):
@@ -26,9 +29,14 @@ class DataContext(Config):
     category: str
     extent: float
     """Longest side of the normalised objects (world units)."""
-    camera: CameraPrior
+    camera: AnyCameraPrior
     mirror_share: float = 0.0
     """Share of the training shapes that are symmetric about the plane x = 0."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether nearly all shapes are: what an open `mirror` or `flip` is decided by."""
+        return self.mirror_share >= SYMMETRIC_FROM
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Batch:
     Attributes:
         rgb: float32 ``[N, 3, H, W]`` in [0, 1], sRGB, composited over the run's background.
         alpha: float32 ``[N, 1, H, W]`` soft coverage.
-        azimuth: float32 ``[N]`` (radians).
+        azimuth: float32 ``[N]`` (radians, any turn).
         elevation: float32 ``[N]`` (radians).
         rng: Seeded by run, step and rank; every draw of the step comes from it.
     """

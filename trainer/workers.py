@@ -21,7 +21,51 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..errors import ConfigError, MissingDependency
+from .config import RunConfig
+
 TIMEOUT = timedelta(minutes=10)
+
+
+def choose_device(run: RunConfig) -> torch.device:
+    """Where a run computes.
+
+    Raises:
+        ConfigError: A GPU is asked for and there is none, or workers are to share one.
+    """
+    if run.device == "cpu" or (run.device == "auto" and run.workers > 1):
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        if run.workers > 1:
+            raise ConfigError(
+                f"run.workers {run.workers} share the CPU; a GPU takes one process",
+                hint="--set run.workers=1",
+            )
+        return torch.device("cuda")
+    if run.device == "cuda":
+        raise MissingDependency(
+            "run.device is cuda, and torch sees no CUDA device",
+            hint="g3d doctor shows what it sees; --set run.device=cpu",
+        )
+    return torch.device("cpu")
+
+
+@contextmanager
+def device_settings(device: torch.device, threads: int) -> Iterator[None]:
+    """How torch computes within the block; on the CPU see :func:`cpu_settings`.
+
+    On a GPU sums are not in a fixed order, so a run cannot be repeated bit for bit there.
+    """
+    if device.type == "cpu":
+        with cpu_settings(threads):
+            yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # the shapes of a step are always the same
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

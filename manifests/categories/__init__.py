@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ...config import Config, did_you_mean
 from ...errors import ConfigError
-from ..records import CameraPrior
+from ..records import Get3dPrior
 
 
 class Category(Config):
@@ -21,7 +21,7 @@ class Category(Config):
     """Other words that mean this category."""
     extent: float = Field(gt=0, le=2)
     """Longest side of the normalised object."""
-    camera: CameraPrior = CameraPrior()
+    camera: Get3dPrior = Get3dPrior()
     """Where the cameras of a dataset of this category are drawn from."""
     synset: str | None = None
     """WordNet offset under which ShapeNet files it."""
@@ -35,7 +35,7 @@ def _read() -> dict[str, Category]:
     text = (resources.files(__package__) / "categories.yaml").read_text(encoding="utf-8")
     out: dict[str, Category] = {}
     for row in yaml.safe_load(text):
-        camera = CameraPrior(elevation_deg=tuple(row.pop("elevation_deg")))
+        camera = Get3dPrior(elevation_deg=tuple(row.pop("elevation_deg")))
         category = Category(camera=camera, **row)
         out[category.name] = category
     return out

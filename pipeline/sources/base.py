@@ -7,12 +7,12 @@ source itself (it pickles) or the arguments of :func:`.registry.get_source`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from ...manifests.records import CameraPrior
+from ...manifests.records import CameraPrior, Get3dPrior
 from ...renderers.meshes import Mesh
 
 
@@ -57,7 +57,7 @@ def framing_camera(
     """
     radius = round(2.6 * extent, 6)
     fov_y = 2.0 * math.degrees(math.atan(half_frame / 2.6))
-    return CameraPrior(
+    return Get3dPrior(
         elevation_deg=elevation_deg, radius=(radius, radius), fov_y_deg=round(fov_y, 4)
     )
 
@@ -99,4 +99,21 @@ class Source(Protocol):
         Raises:
             AssetError: This asset cannot be loaded.
         """
+        ...
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A source of model files, in formats that not every renderer reads."""
+
+    def formats(self) -> Mapping[str, int]:
+        """How many files there are of every suffix that some renderer reads.
+
+        Raises:
+            ConfigError: The source is not usable as configured.
+        """
+        ...
+
+    def reading(self, suffixes: Set[str]) -> FileSource:
+        """The same source, listing the files of these formats."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ...config import Config
@@ -12,6 +14,10 @@ from .generator import GeneratorConfig
 class LossConfig(Config):
     """Weights of the objectives."""
 
+    adversarial: Literal["non_saturating", "relativistic"] = "non_saturating"
+    """The paper's logistic loss, or R3GAN's relativistic one (with `r2`)."""
+    r2: bool = False
+    """Penalise gradients at generated images as R1 does at real ones."""
     r1_gamma: float = 40.0
     """R1 weight of the RGB discriminator: gamma / 2 times the squared gradient norm."""
     r1_gamma_mask: float | None = None

@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 
-def generator_loss(logits_fake: torch.Tensor) -> torch.Tensor:
-    """Non-saturating logistic loss: mean of ``-log sigmoid(D(fake))`` (Goodfellow et al. 2014)."""
-    return F.softplus(-logits_fake).mean()
+class Objective(NamedTuple):
+    """What the two players minimise; logits are ``[N]``.
+
+    Attributes:
+        discriminator: ``(real, fake) -> scalar``.
+        generator: ``(fake, real or None) -> scalar``.
+        pairs: Whether the generator's loss needs the logits of real images.
+    """
+
+    discriminator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    generator: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+    pairs: bool
 
 
-def discriminator_loss(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
-    """``-log sigmoid(D(real)) - log(1 - sigmoid(D(fake)))``, each a mean."""
-    return F.softplus(-logits_real).mean() + F.softplus(logits_fake).mean()
+def _non_saturating_d(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def r1_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """R1 (Mescheder et al. 2018, equation 9): mean squared gradient norm at real images.
+def _non_saturating_g(fake: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    return F.softplus(-fake).mean()
+
+
+def _relativistic_d(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    return F.softplus(fake - real).mean()
+
+
+def _relativistic_g(fake: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    assert real is not None
+    return F.softplus(real - fake).mean()
+
+
+ADVERSARIAL = {
+    "non_saturating": Objective(_non_saturating_d, _non_saturating_g, pairs=False),
+    "relativistic": Objective(_relativistic_d, _relativistic_g, pairs=True),
+}
+"""``non_saturating``: logistic, ``-log sigmoid(D(real)) - log(1 - sigmoid(D(fake)))`` against
+``-log sigmoid(D(fake))`` (Goodfellow et al. 2014). ``relativistic``: each fake is judged beside a
+real image, ``-log sigmoid(D(real) - D(fake))`` (Jolicoeur-Martineau 2019; Huang et al. 2024, R3GAN,
+where it goes with R1 and R2)."""
+
+
+def gradient_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean squared gradient norm: R1 at real images, R2 at fakes (Mescheder et al. 2018, eq. 9).
 
     Args:
         logits: ``[N]``, computed from ``images`` with gradients enabled.

@@ -16,11 +16,8 @@ from ..networks.discriminator import Discriminator, camera_code
 from .asset import GET3DAsset
 from .config import GET3DConfig
 from .generator import Generator, GeneratorConfig
-from .losses import discriminator_loss, generator_loss, r1_penalty, sdf_sign_loss
+from .losses import ADVERSARIAL, gradient_penalty, sdf_sign_loss
 from .render import render
-
-SYMMETRIC_FROM = 0.95
-"""Share of symmetric shapes from which ``mirror: null`` makes a mirrored generator."""
 
 
 class Fakes(NamedTuple):
@@ -53,6 +50,7 @@ class GET3D:
         self.generator = Generator(_decided(config.generator, context), context.extent)
         self.d_rgb = Discriminator(config.discriminator, 3, size)
         self.d_mask = Discriminator(config.discriminator, 1, size)
+        self.adversarial = ADVERSARIAL[config.loss.adversarial]
         self._fakes: tuple[int, Fakes] | None = None
 
     def nets(self) -> dict[str, nn.Module]:
@@ -141,7 +139,8 @@ class GET3D:
         mask = torch.cat([batch.alpha * 2 - 1, fakes.mask.detach()])
         logits = self._logits(rgb, mask, torch.cat([_real_code(batch), fakes.camera]))
         (real_rgb, fake_rgb), (real_mask, fake_mask) = (x.chunk(2) for x in logits)
-        loss = discriminator_loss(real_rgb, fake_rgb) + discriminator_loss(real_mask, fake_mask)
+        d_loss = self.adversarial.discriminator
+        loss = d_loss(real_rgb, fake_rgb) + d_loss(real_mask, fake_mask)
         return loss, {
             "loss/d": loss,
             "logits/real_rgb": real_rgb.mean(),
@@ -151,28 +150,40 @@ class GET3D:
         }
 
     def _r1_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, Logs]:
-        loss_config = self.config.loss
-        gamma_mask = loss_config.r1_gamma_mask
-        gammas = (loss_config.r1_gamma, loss_config.r1_gamma if gamma_mask is None else gamma_mask)
-        camera = _real_code(batch)
+        loss = self.config.loss
+        gamma_mask = loss.r1_gamma if loss.r1_gamma_mask is None else loss.r1_gamma_mask
+        parts = [
+            ("r1/rgb", self.d_rgb, batch.rgb * 2 - 1, _real_code(batch), loss.r1_gamma),
+            ("r1/mask", self.d_mask, batch.alpha * 2 - 1, _real_code(batch), gamma_mask),
+        ]
+        if loss.r2:
+            fakes = self._fakes_of(batch, step)
+            parts += [
+                ("r2/rgb", self.d_rgb, fakes.rgb, fakes.camera, loss.r1_gamma),
+                ("r2/mask", self.d_mask, fakes.mask, fakes.camera, gamma_mask),
+            ]
         total = torch.zeros((), device=batch.rgb.device)
         logs: Logs = {}
-        for name, net, real, gamma in (
-            ("rgb", self.d_rgb, batch.rgb, gammas[0]),
-            ("mask", self.d_mask, batch.alpha, gammas[1]),
-        ):
-            images = (real * 2 - 1).requires_grad_()
-            penalty = r1_penalty(net(images, camera), images)
+        for name, net, images, camera, gamma in parts:
+            images = images.detach().requires_grad_()
+            penalty = gradient_penalty(net(images, camera), images)
             total = total + 0.5 * gamma * penalty
-            logs[f"r1/{name}"] = penalty
-        return total * loss_config.r1_every, logs
+            logs[name] = penalty
+        return total * loss.r1_every, logs
 
     def _g_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, Logs]:
         fakes = self._fakes_of(batch, step)
         self._fakes = None
+        g_loss = self.adversarial.generator
         with _frozen(self.d_rgb, self.d_mask):
             rgb, mask = self._logits(fakes.rgb, fakes.mask, fakes.camera)
-            adversarial = generator_loss(rgb) + generator_loss(mask)
+            real_rgb = real_mask = None
+            if self.adversarial.pairs:
+                with torch.no_grad():
+                    real_rgb, real_mask = self._logits(
+                        batch.rgb * 2 - 1, batch.alpha * 2 - 1, _real_code(batch)
+                    )
+            adversarial = g_loss(rgb, real_rgb) + g_loss(mask, real_mask)
         loss = adversarial + self.config.loss.sdf_weight * fakes.sdf_loss
         return loss, {
             "loss/g": adversarial,
@@ -185,7 +196,7 @@ def _decided(config: GeneratorConfig, context: DataContext) -> GeneratorConfig:
     """The generator's config with ``mirror`` settled by the dataset if it was left open."""
     if config.mirror is not None:
         return config
-    return config.model_copy(update={"mirror": context.mirror_share >= SYMMETRIC_FROM})
+    return config.model_copy(update={"mirror": context.symmetric})
 
 
 @contextmanager
