@@ -8,17 +8,17 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..config import Config, canonical_json, digest
-from ..errors import ConfigError, MissingDependency
+from ..errors import ConfigError
 from ..manifests.categories import get_category
-from ..manifests.records import CameraPrior
+from ..manifests.records import AnyCameraPrior
 from ..manifests.splits import SplitFractions
 from ..renderers.base import Renderer, RenderSettings
+from ..renderers.blender.renderer import BlenderRenderer
+from ..renderers.blender.settings import BlenderSettings
 from .gates import GateSettings
-from .sources.base import Source
+from .sources.base import FileSource, Source
+from .sources.folder import RASTER_FORMATS
 from .sources.registry import get_source
-
-SAMPLER = "uniform_angles-1"
-"""Name and version of the camera sampler: azimuth, elevation and radius uniform in their ranges."""
 
 
 class PrepareConfig(Config):
@@ -38,7 +38,10 @@ class PrepareConfig(Config):
     """Images of every asset."""
     render: RenderSettings = RenderSettings()
     renderer: Literal["auto", "raster", "blender"] = "auto"
-    camera: CameraPrior | None = None
+    """`auto`: raster, unless only Blender can read the files."""
+    blender: BlenderSettings = BlenderSettings()
+    """Of the renderer blender."""
+    camera: AnyCameraPrior | None = None
     """Where cameras are drawn from; unset: the source's, or the category's."""
     extent: float | None = Field(None, gt=0, le=2)
     """Longest side of the normalised object; unset: the category's."""
@@ -73,16 +76,20 @@ def build_source(config: PrepareConfig) -> Source:
     )
 
 
-def build_renderer(config: PrepareConfig) -> Renderer:
+def build_renderer(config: PrepareConfig, source: Source | None = None) -> Renderer:
     """The renderer that the config names.
 
+    ``auto`` is the rasteriser, unless ``source`` has files and Blender alone can read them.
+
     Raises:
-        MissingDependency: It is not part of this installation.
+        MissingDependency: Blender is needed and not installed.
     """
-    if config.renderer == "blender":
-        raise MissingDependency(
-            "the Blender renderer is not part of this version", hint="use --renderer raster"
-        )
+    name = config.renderer
+    if name == "auto" and isinstance(source, FileSource):
+        found = {suffix for suffix, count in source.formats().items() if count}
+        name = "blender" if found and not found & set(RASTER_FORMATS) else "raster"
+    if name == "blender":
+        return BlenderRenderer(config.blender)
     from ..renderers.raster import RasterRenderer
 
     return RasterRenderer()
@@ -94,17 +101,29 @@ class RenderParams(Config):
     views: int
     seed: int
     extent: float
-    sampler: str = SAMPLER
-    camera: CameraPrior
+    sampler: str
+    """Name and version of the camera sampler."""
+    camera: AnyCameraPrior
     render: RenderSettings
     renderer: str
     renderer_version: str
     """Major and minor number."""
+    look: dict[str, Any] | None = None
+    """Of Blender: all values that decide how an image looks."""
+
+    def values(self) -> dict[str, Any]:
+        """Plain JSON values, without what the renderer does not read."""
+        data = self.model_dump(mode="json")
+        if self.look is None:
+            del data["look"]
+        else:
+            data["render"] = {key: data["render"][key] for key in ("size", "width")}
+        return data
 
     @property
     def params_hash(self) -> str:
         """16 hex digits; with the asset's sha256 the key of a piece of work."""
-        return digest(self.model_dump(mode="json"))
+        return digest(self.values())
 
 
 def resolve_params(config: PrepareConfig, source: Source, renderer: Renderer) -> RenderParams:
@@ -120,14 +139,17 @@ def resolve_params(config: PrepareConfig, source: Source, renderer: Renderer) ->
             "gives no image",
             hint="--size 128",
         )
+    camera = config.camera or source.default_camera or category.camera
     return RenderParams(
         views=config.views,
         seed=config.seed,
         extent=config.extent or category.extent,
-        camera=config.camera or source.default_camera or category.camera,
+        sampler=camera.version,
+        camera=camera,
         render=config.render,
         renderer=renderer.name,
         renderer_version=".".join(renderer.version.split(".")[:2]),
+        look=renderer.pixels if isinstance(renderer, BlenderRenderer) else None,
     )
 
 
@@ -137,6 +159,6 @@ def identity(config: PrepareConfig, params: RenderParams) -> dict[str, Any]:
     data = config.model_dump(mode="json", include=keep)
     data["root"] = None if config.root is None else str(config.root.resolve())
     data["category"] = get_category(config.category).name
-    data["params"] = params.model_dump(mode="json")
+    data["params"] = params.values()
     canonical_json(data)  # fails early on a value that JSON cannot hold
     return data

@@ -7,10 +7,17 @@ from pydantic import Field
 
 from ..config import Config
 from ..errors import AssetError
-from ..renderers.meshes import Mesh, face_areas
+from ..renderers.base import Views
+from ..renderers.meshes import Material, Mesh, bounds, face_areas
 
 VISIBLE = 8
 """Alpha (of 255) from which a pixel counts as touched by the object."""
+PROBES = 4
+"""First views of which one must show a sensible part of the object, or the rest is not rendered."""
+FINEST = 1e-3
+"""Largest distance between neighbouring float32 positions, in extents of the asset."""
+MAGENTA_SHARE = 0.5
+"""Share of an asset's solid pixels in the colour of a texture that is not there."""
 
 
 class GateSettings(Config):
@@ -20,6 +27,8 @@ class GateSettings(Config):
     """[import] More triangles than this are not rendered."""
     min_coverage: float = Field(0.005, ge=0, le=1)
     """[blank] Least mean share of covered pixels, over all views."""
+    max_coverage: float = Field(0.98, ge=0, le=1)
+    """[out_of_frame] Largest mean share of covered pixels, over all views."""
     max_border_share: float = Field(1.0, ge=0, le=1)
     """[out_of_frame] Largest share of views that the object may leave; 1 only records it."""
     min_pose_cover: float = Field(0.95, ge=0, le=1)
@@ -47,6 +56,15 @@ def check_mesh(mesh: Mesh, gates: GateSettings) -> None:
         )
     if not face_areas(mesh).any():
         raise AssetError("empty_mesh", "no triangle has an area", stage="gate")
+    low, high = bounds(mesh)
+    step = float(np.spacing(np.float32(np.abs((low, high)).max())))
+    if step > FINEST * float((high - low).max()):
+        raise AssetError(
+            "import",
+            f"it is {float((high - low).max()):.3g} long and so far from its origin that positions "
+            f"are rounded to {step:.3g}",
+            stage="gate",
+        )
 
 
 def coverage(rgba: np.ndarray) -> np.ndarray:
@@ -59,6 +77,68 @@ def touches_border(rgba: np.ndarray) -> np.ndarray:
     alpha = rgba[..., 3]
     edge = np.concatenate([alpha[:, 0], alpha[:, -1], alpha[:, :, 0], alpha[:, :, -1]], axis=1)
     return np.asarray((edge >= VISIBLE).any(axis=1))
+
+
+def is_worth_the_rest(covered: np.ndarray, gates: GateSettings) -> bool:
+    """Whether the first views let expect that the others show something.
+
+    A thin object may be seen from its edge, and a cube may fill a view: only if the first
+    :data:`PROBES` views are all like that is the asset given up before the others are rendered.
+
+    Args:
+        covered: Share of covered pixels of the views so far ``[n]``.
+        gates: The thresholds.
+
+    Returns:
+        False if one more view should be looked at alone.
+
+    Raises:
+        AssetError: ``blank`` or ``out_of_frame``.
+    """
+    sensible = (covered >= gates.min_coverage) & (covered <= gates.max_coverage)
+    if len(covered) >= PROBES and not sensible.any():
+        check_views(covered, np.zeros(len(covered), bool), gates)
+    if not covered.all():  # not one view may be empty, so the verdict is known
+        raise AssetError("blank", f"view {len(covered) - 1} shows nothing", stage="gate")
+    return bool(sensible.any()) or len(covered) >= PROBES
+
+
+def check_magenta(views: Views, mesh: Mesh) -> None:
+    """Reject images in the colour by which Blender shows that a texture is not there.
+
+    Args:
+        views: Their albedo counts, which no light has changed.
+        mesh: Of the images; one with magenta in its own colours passes.
+
+    Raises:
+        AssetError: ``missing_texture``.
+    """
+    solid = views.albedo[views.rgba[..., 3] == 255]
+    if not len(solid):
+        return
+    share = float(_is_magenta(solid).mean())
+    if share <= MAGENTA_SHARE or any(_has_magenta(m) for m in mesh.materials):
+        return
+    if mesh.colors is not None and _is_magenta(mesh.colors * 255.0).any():
+        return
+    raise AssetError(
+        "missing_texture", f"{share:.2f} of its pixels are magenta: a texture is lost", stage="gate"
+    )
+
+
+def _is_magenta(rgb: np.ndarray) -> np.ndarray:
+    """Whether pixels ``[..., 3+]`` (0..255) are (1, 0, 1) at any brightness that can be told."""
+    red, green, blue = (rgb[..., k].astype(np.float32) for k in range(3))
+    most = np.maximum(red, blue)
+    return np.asarray(
+        (most > 40) & (green < 0.05 * most) & (np.abs(red - blue) < 0.1 * most), dtype=bool
+    )
+
+
+def _has_magenta(material: Material) -> bool:
+    if _is_magenta(np.asarray(material.base_color) * 255.0):
+        return True
+    return material.texture is not None and bool(_is_magenta(material.texture).any())
 
 
 def check_views(covered: np.ndarray, border: np.ndarray, gates: GateSettings) -> None:
@@ -79,6 +159,12 @@ def check_views(covered: np.ndarray, border: np.ndarray, gates: GateSettings) ->
         raise AssetError(
             "blank",
             f"covers {covered.mean():.4f} of the image, the least is {gates.min_coverage}",
+            stage="gate",
+        )
+    if covered.mean() > gates.max_coverage:
+        raise AssetError(
+            "out_of_frame",
+            f"fills {covered.mean():.4f} of the image, the most is {gates.max_coverage}",
             stage="gate",
         )
     if border.mean() > gates.max_border_share:

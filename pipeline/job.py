@@ -22,7 +22,14 @@ from ..renderers.base import Renderer, Scene
 from ..renderers.cameras import Camera, sample_cameras
 from ..renderers.meshes import Mesh, bounds, normalise, sample_surface
 from .config import PrepareConfig, RenderParams
-from .gates import check_mesh, check_views, coverage, touches_border
+from .gates import (
+    check_magenta,
+    check_mesh,
+    check_views,
+    coverage,
+    is_worth_the_rest,
+    touches_border,
+)
 from .poses import PoseCheck, check_poses
 from .sources.base import Source, SourceAsset
 
@@ -106,10 +113,12 @@ class _Work:
         self._mesh_facts(mesh)
         check_mesh(mesh, gates)
         mesh, transform = normalise(mesh, params.extent)
-        cameras = asset_cameras(self.asset.uid, params)
-        self._placement_facts(mesh, transform, cameras)
+        used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+        radius = float(np.linalg.norm(used, axis=1).max())
+        cameras = asset_cameras(self.asset.uid, params, radius)
+        self._placement_facts(radius, transform, cameras)
         self.stage = "render"
-        rgba = scene.render(cameras, params.render, transform).rgba
+        rgba = self._images(scene, cameras, transform)
         covered, border = coverage(rgba), touches_border(rgba)
         self.facts.update(
             views=len(rgba), coverage=float(covered.mean()), border_views=int(border.sum())
@@ -134,6 +143,25 @@ class _Work:
             return renderer.open(path)
         return renderer.open(source.load(self.asset))
 
+    def _images(self, scene: Scene, cameras: Camera, transform: np.ndarray) -> np.ndarray:
+        """All views, uint8 ``[N, H, W, 4]``; the first alone, to see whether the rest is worth it.
+
+        Raises:
+            AssetError: ``blank``, ``out_of_frame`` or ``missing_texture``, or the renderer's.
+        """
+        parts: list[np.ndarray] = []
+        done, worth = 0, False
+        while done < len(cameras):
+            until = len(cameras) if worth else done + 1
+            views = scene.render(cameras[done:until], self.job.params.render, transform)
+            check_magenta(views, scene.mesh)
+            parts.append(views.rgba)
+            done = until
+            if not worth:
+                covered = np.concatenate([coverage(part) for part in parts])
+                worth = is_worth_the_rest(covered, self.job.config.gates)
+        return np.concatenate(parts)
+
     def _mesh_facts(self, mesh: Mesh) -> None:
         textures = {id(m.texture) for m in mesh.materials if m.texture is not None}
         self.facts.update(
@@ -146,9 +174,7 @@ class _Work:
             low, high = bounds(mesh)
             self.facts["extent"] = tuple((high - low).tolist())
 
-    def _placement_facts(self, mesh: Mesh, transform: np.ndarray, cameras: Camera) -> None:
-        used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
-        radius = float(np.linalg.norm(used, axis=1).max())
+    def _placement_facts(self, radius: float, transform: np.ndarray, cameras: Camera) -> None:
         half = np.arcsin(np.clip(radius / cameras.radius, 0.0, 1.0)).max()
         self.facts.update(
             transform=tuple(transform.reshape(-1).tolist()),
@@ -245,13 +271,15 @@ def rng_of(*scope: object) -> np.random.Generator:
     return np.random.default_rng(seed_for(*scope))
 
 
-def asset_cameras(uid: str, params: RenderParams) -> Camera:
+def asset_cameras(uid: str, params: RenderParams, bounding_radius: float | None = None) -> Camera:
     """The cameras ``[N]`` of an asset: from its uid, the seed and the prior alone.
 
-    The image size is left out, so that the same poses can be rendered at another size.
+    The image size is left out, so that the same poses can be rendered at another size. Only a prior
+    with ``fit`` also looks at ``bounding_radius``, of a ball about the origin, and at the aspect.
     """
     rng = rng_of("cameras", params.sampler, params.seed, uid)
-    return sample_cameras(params.camera, params.views, rng)
+    height, width = params.render.resolution
+    return sample_cameras(params.camera, params.views, rng, bounding_radius, width / height)
 
 
 def _image_files(

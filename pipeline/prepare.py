@@ -36,7 +36,7 @@ from .ledger import Known, Ledger, ShardLedger
 from .plan import Group, Plan, check_assets, make_plan
 from .publish import encode_records, publish
 from .report import PrepareReport, count_reasons, make_report
-from .sources.base import Source, SourceAsset
+from .sources.base import FileSource, Source, SourceAsset
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ def prepare(
     """
     start = time.monotonic()
     source = source or build_source(config)
-    renderer = renderer or build_renderer(config)
+    renderer = renderer or build_renderer(config, source)
+    if isinstance(source, FileSource):
+        source = source.reading(renderer.imports)
     params = resolve_params(config, source, renderer)
     assets = source.list()[: config.limit]
     check_assets(assets)
@@ -245,6 +247,10 @@ class _Run:
             strikes=self.config.strikes,
             recycle_after=RECYCLE_AFTER,
         )
+        with closing(self.renderer):  # without Ray it is this one that rendered
+            yield from self._records(outcomes)
+
+    def _records(self, outcomes: Iterator[Outcome[SourceAsset, JobResult]]) -> Generator[JobResult]:
         for outcome in outcomes:
             if outcome.value is not None:
                 record = outcome.value.record.model_copy(update={"attempts": outcome.attempts})
@@ -276,10 +282,11 @@ class _Run:
 
     def _finish(self, ledgers: Mapping[str, ShardLedger]) -> None:
         """Publish the dataset, then see whether there is anything to train on."""
+        values = self.params.values()
         renderer = RendererRecord(
             name=self.renderer.name,
             version=self.renderer.version,
-            settings=self.params.render.model_dump(mode="json"),
+            settings=values["render"] | ({"look": values["look"]} if "look" in values else {}),
         )
         publish(self.ledger.out, self.config, self.params, renderer, ledgers)
         self.ledger.finish()

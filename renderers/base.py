@@ -26,8 +26,10 @@ class RenderSettings(Config):
     """Width of an image (pixels); unset: square."""
     supersample: int = Field(4, ge=1, le=16)
     """[raster] Samples per pixel along each axis."""
-    light: Literal["rig", "flat"] = "rig"
-    """[raster] `rig`: the fixed light rig of docs/conventions.md; `flat`: albedo as it is."""
+    light: Literal["rig", "get3d", "pbr", "flat"] = "rig"
+    """[raster] Lights of docs/conventions.md. `rig`: diffuse, the same from every camera; `get3d`:
+    the same with lights like those of GET3D's images; `pbr`: metal, gloss and emission under the
+    lights of `rig`; `flat`: albedo as it is."""
 
     @property
     def resolution(self) -> tuple[int, int]:

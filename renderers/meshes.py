@@ -15,17 +15,20 @@ AlphaMode = Literal["opaque", "mask", "blend"]
 
 @dataclass(frozen=True)
 class Material:
-    """A surface: glTF's metallic-roughness factors and the base colour texture.
+    """A surface of glTF's metallic-roughness model. Textures: uint8 ``[h, w, 4]``, row 0 = top.
 
     Attributes:
         name: Free text.
         base_color: Factor ``(r, g, b, a)``, *linear*, as glTF has it.
-        texture: uint8 ``[h, w, 4]`` sRGB, row 0 = top, or None.
+        texture: Base colour, sRGB, straight alpha, or None.
         alpha_mode: ``opaque``, ``mask`` or ``blend``.
         alpha_cutoff: Threshold of ``mask``.
         double_sided: Back faces are shaded too.
-        metallic: 0..1.
-        roughness: 0..1.
+        metallic: 0..1, factor.
+        roughness: 0..1, factor.
+        metallic_roughness: Green = roughness, blue = metallic, linear, or None.
+        emissive: Light that the surface sends out by itself, factor ``(r, g, b)``, *linear*.
+        emissive_texture: sRGB, or None.
     """
 
     name: str = "default"
@@ -36,6 +39,18 @@ class Material:
     double_sided: bool = True
     metallic: float = 0.0
     roughness: float = 0.6
+    metallic_roughness: np.ndarray | None = None
+    emissive: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    emissive_texture: np.ndarray | None = None
+
+    @property
+    def textures(self) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """Base colour, metallic-roughness, emission."""
+        return self.texture, self.metallic_roughness, self.emissive_texture
+
+    def without_textures(self) -> Material:
+        """The factors alone."""
+        return replace(self, texture=None, metallic_roughness=None, emissive_texture=None)
 
 
 @dataclass(frozen=True)
@@ -126,15 +141,15 @@ def _check_range(name: str, index: np.ndarray, count: int, of: str) -> None:
 
 
 def _check_material(material: Material) -> None:
-    texture = material.texture
-    if texture is None:
-        return
-    if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4 or not texture.size:
-        raise AssetError(
-            "import",
-            f"texture of {material.name!r} must be uint8 [h, w, 4], "
-            f"found {texture.dtype} {texture.shape}",
-        )
+    for image in material.textures:
+        if image is None:
+            continue
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 4 or not image.size:
+            raise AssetError(
+                "import",
+                f"texture of {material.name!r} must be uint8 [h, w, 4], "
+                f"found {image.dtype} {image.shape}",
+            )
 
 
 def bounds(mesh: Mesh) -> np.ndarray:
@@ -314,9 +329,10 @@ def _flat_normals(mesh: Mesh) -> Mesh:
 
 def _material_row(table: list[Material], material: Material) -> int:
     """Index of ``material`` in ``table``, appended if it is new; textures compare by identity."""
-    bare = replace(material, texture=None)
+    bare = material.without_textures()
     for row, other in enumerate(table):
-        if other.texture is material.texture and replace(other, texture=None) == bare:
+        same = all(a is b for a, b in zip(other.textures, material.textures, strict=True))
+        if same and other.without_textures() == bare:
             return row
     table.append(material)
     return len(table) - 1

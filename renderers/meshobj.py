@@ -22,6 +22,7 @@ from .textures import decode_texture, find_beside, read_beside
 _OPTIONS = dict.fromkeys(
     ("-blendu", "-blendv", "-bm", "-boost", "-cc", "-clamp", "-imfchan", "-texres", "-type"), 1
 ) | {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
+_MAPS = ("map_kd", "map_d", "map_pm", "map_pr", "map_ke")
 
 
 @dataclass
@@ -32,20 +33,26 @@ class _Statements:
         rows: Words of the ``v``, ``vt`` and ``vn`` lines.
         corners: Row of each distinct (v, vt, vn) triple, zero-based, -1 where absent.
         faces: Triples of corners, three for every triangle, by material.
+        words: Row in ``corners`` of the words of faces whose meaning does not depend on their line.
     """
 
     rows: dict[str, list[list[str]]] = field(default_factory=lambda: {"v": [], "vt": [], "vn": []})
     corners: dict[tuple[int, int, int], int] = field(default_factory=dict)
     faces: dict[str, list[int]] = field(default_factory=dict)
+    words: dict[str, int] = field(default_factory=dict)
 
     def add_face(self, words: list[str], material: str) -> None:
         """Add a polygon as a fan of triangles."""
         ring = []
         for word in words:
-            if word.startswith("#"):
-                break
-            triple = self._triple(word)
-            ring.append(self.corners.setdefault(triple, len(self.corners)))
+            corner = self.words.get(word)
+            if corner is None:
+                if word.startswith("#"):
+                    break
+                corner = self.corners.setdefault(self._triple(word), len(self.corners))
+                if "-" not in word:
+                    self.words[word] = corner
+            ring.append(corner)
         faces = self.faces.setdefault(material, [])
         for k in range(1, len(ring) - 1):
             faces += (ring[0], ring[k], ring[k + 1])
@@ -184,23 +191,23 @@ def _read_mtl(path: Path) -> dict[str, Material]:
 def _material(
     name: str, row: dict[str, str], folder: Path, textures: dict[str, np.ndarray]
 ) -> Material:
-    texture, mask = None, None
+    maps: dict[str, np.ndarray] = {}
     for key, value in row.items():
         if not key.startswith(("map_", "bump", "norm", "disp", "refl")):
             continue
         file = _map_file(value)
-        if key in ("map_kd", "map_d"):
+        if key in _MAPS:
             if file not in textures:
                 textures[file] = decode_texture(read_beside(folder, file), file)
-            texture = textures[file] if key == "map_kd" else texture
-            mask = textures[file] if key == "map_d" else mask
+            maps[key] = textures[file]
         elif find_beside(folder, file) is None:
             raise AssetError("missing_texture", f"texture {file!r} is not there")
+    texture, mask = maps.get("map_kd"), maps.get("map_d")
     try:
-        color = [float(word) for word in row.get("kd", "1 1 1").split()[:3]]
-        if len(color) != 3:
-            raise ValueError(f"Kd has {len(color)} numbers")
+        color = _triple(row, "kd", "1 1 1")
+        emissive = _triple(row, "ke", "1 1 1" if "map_ke" in maps else "0 0 0")
         alpha = float(row["d"].split()[-1]) if "d" in row else 1.0 - float(row.get("tr", "0"))
+        metallic, roughness = _gloss(row)
     except ValueError as error:
         raise AssetError("import", f"material {name!r}: {error}") from error
     if alpha <= 0.0:
@@ -218,7 +225,49 @@ def _material(
         base_color=(color[0], color[1], color[2], alpha),
         texture=texture,
         alpha_mode="blend" if alpha < 1.0 or mask is not None else "opaque",
+        metallic=1.0 if "map_pm" in maps else metallic,
+        roughness=1.0 if "map_pr" in maps else roughness,
+        metallic_roughness=_gloss_map(maps.get("map_pm"), maps.get("map_pr")),
+        emissive=(emissive[0], emissive[1], emissive[2]),
+        emissive_texture=maps.get("map_ke"),
     )
+
+
+def _triple(row: dict[str, str], key: str, default: str) -> list[float]:
+    """A colour of three numbers; more are ignored."""
+    color = [float(word) for word in row.get(key, default).split()[:3]]
+    if len(color) != 3:
+        raise ValueError(f"{key.capitalize()} has {len(color)} numbers")
+    return color
+
+
+def _gloss(row: dict[str, str]) -> tuple[float, float]:
+    """Metallic and roughness: of the PBR statements, or from the Phong exponent ``Ns``.
+
+    roughness = sqrt(2 / (Ns + 2)), the roughness of the Beckmann lobe that is as wide as the Phong
+    lobe (Walter et al. 2007, "Microfacet Models for Refraction through Rough Surfaces").
+    """
+    metallic = min(1.0, max(0.0, float(row.get("pm", "0"))))
+    if "pr" in row:
+        return metallic, min(1.0, max(0.0, float(row["pr"])))
+    if "ns" in row:
+        return metallic, float(np.sqrt(2.0 / (max(0.0, float(row["ns"])) + 2.0)))
+    return metallic, Material().roughness
+
+
+def _gloss_map(metallic: np.ndarray | None, roughness: np.ndarray | None) -> np.ndarray | None:
+    """Grey maps as one texture as glTF has it: green = roughness, blue = metallic."""
+    given = [image for image in (metallic, roughness) if image is not None]
+    if not given:
+        return None
+    height, width = (max(image.shape[axis] for image in given) for axis in range(2))
+    out = np.full((height, width, 4), 255, np.uint8)
+    for channel, image in ((1, roughness), (2, metallic)):
+        if image is not None:
+            rows = np.arange(height) * image.shape[0] // height
+            columns = np.arange(width) * image.shape[1] // width
+            out[..., channel] = image[rows[:, None], columns, 0]
+    return out
 
 
 def _map_file(value: str) -> str:

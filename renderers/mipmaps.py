@@ -6,7 +6,7 @@ colour of transparent texels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
@@ -15,6 +15,7 @@ from .meshes import Material
 
 # A texel in a mip chain is uint16, linear: a step is 1/20 of the finest 8-bit sRGB step.
 _FULL = 65535.0
+_ONE = np.float32(1.0)
 BLEND_CUTOFF = 0.1
 """`blend` surfaces are solid where their opacity reaches this: glass stays, empty decals go."""
 
@@ -46,6 +47,7 @@ def linear_to_srgb(value: np.ndarray) -> np.ndarray:
 
 
 _DECODE = (srgb_to_linear(np.arange(256) / 255.0)).astype(np.float32)
+_SCALE = (np.arange(256) / 255.0).astype(np.float32)
 ENCODE = np.floor(linear_to_srgb(np.arange(65536) / _FULL) * 255.0 + 0.5).astype(np.uint8)
 """uint8 sRGB of every uint16 linear value."""
 
@@ -57,40 +59,59 @@ def alpha_cutoff(material: Material) -> float:
     return material.alpha_cutoff if material.alpha_mode == "mask" else BLEND_CUTOFF
 
 
-def build_textures(materials: tuple[Material, ...], longest: int) -> tuple[Textures, np.ndarray]:
+@dataclass
+class _Table:
+    """Chains under construction; a texture used twice in the same way is stored once."""
+
+    longest: int
+    texels: list[np.ndarray] = field(default_factory=list)
+    levels: list[tuple[int, int, int]] = field(default_factory=list)
+    first: list[tuple[int, int]] = field(default_factory=list)
+    known: dict[tuple[int, bool, bool], int] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, texture: np.ndarray | None, *, srgb: bool, use_alpha: bool) -> int:
+        """The texture's number, -1 for None."""
+        if texture is None:
+            return -1
+        key = (id(texture), srgb, use_alpha)
+        if key not in self.known:
+            self.known[key] = len(self.first)
+            chain = _mip_chain(texture, srgb, use_alpha, self.longest)
+            self.first.append((len(self.levels), len(chain)))
+            for level in chain:
+                self.levels.append((self.size, level.shape[0], level.shape[1]))
+                self.texels.append(level.reshape(-1, 4))
+                self.size += len(self.texels[-1])
+        return self.known[key]
+
+
+def build_textures(
+    materials: tuple[Material, ...], longest: int, physical: bool = False
+) -> tuple[Textures, np.ndarray]:
     """Mip chains of the materials' textures, equal ones shared.
 
     Args:
         materials: The material table.
         longest: Larger textures are averaged down to this many texels along their longer side.
+        physical: Metallic-roughness and emission textures too.
 
     Returns:
-        The chains, and int64 ``[M]`` the texture of each material or -1.
+        The chains, and int64 ``[M, 3]`` the base colour, metallic-roughness and emission texture of
+        each material, -1 where it has none.
     """
-    chains: list[np.ndarray] = []
-    levels: list[tuple[int, int, int]] = []
-    first: list[tuple[int, int]] = []
-    known: dict[tuple[int, bool], int] = {}
-    index = np.full(len(materials), -1, np.int64)
-    offset = 0
+    table = _Table(longest)
+    index = np.full((len(materials), 3), -1, np.int64)
     for m, material in enumerate(materials):
-        if material.texture is None:
-            continue
         use_alpha = alpha_cutoff(material) >= 0
-        key = (id(material.texture), use_alpha)
-        if key not in known:
-            known[key] = len(first)
-            chain = _mip_chain(material.texture, use_alpha, longest)
-            first.append((len(levels), len(chain)))
-            for level in chain:
-                levels.append((offset, level.shape[0], level.shape[1]))
-                chains.append(level.reshape(-1, 4))
-                offset += len(chains[-1])
-        index[m] = known[key]
+        index[m, 0] = table.add(material.texture, srgb=True, use_alpha=use_alpha)
+        if physical:
+            index[m, 1] = table.add(material.metallic_roughness, srgb=False, use_alpha=False)
+            index[m, 2] = table.add(material.emissive_texture, srgb=True, use_alpha=False)
     textures = Textures(
-        np.concatenate(chains) if chains else np.zeros((1, 4), np.uint16),
-        np.asarray(levels or [(0, 1, 1)], np.int64),
-        np.asarray(first or [(0, 1)], np.int64),
+        np.concatenate(table.texels) if table.texels else np.zeros((1, 4), np.uint16),
+        np.asarray(table.levels or [(0, 1, 1)], np.int64),
+        np.asarray(table.first or [(0, 1)], np.int64),
     )
     return textures, index
 
@@ -101,13 +122,9 @@ def least_opacity(material: Material) -> float:
     return material.base_color[3] * (1.0 if texture is None else texture[..., 3].min() / 255.0)
 
 
-def _mip_chain(texture: np.ndarray, use_alpha: bool, longest: int) -> list[np.ndarray]:
+def _mip_chain(texture: np.ndarray, srgb: bool, use_alpha: bool, longest: int) -> list[np.ndarray]:
     """Area-averaged levels uint16 ``[h, w, 4]`` down to 1 x 1, linear and premultiplied."""
-    image = np.ones(texture.shape, np.float32)
-    image[..., :3] = _DECODE[texture[..., :3]]
-    if use_alpha:
-        image[..., 3] = texture[..., 3].astype(np.float32) / np.float32(255.0)
-        image[..., :3] *= image[..., 3:]
+    image = _decoded(np.ascontiguousarray(texture), _DECODE if srgb else _SCALE, use_alpha)
     height, width = texture.shape[0], texture.shape[1]
     if max(height, width) > longest:
         scale = longest / max(height, width)
@@ -118,8 +135,31 @@ def _mip_chain(texture: np.ndarray, use_alpha: bool, longest: int) -> list[np.nd
         height, width = max(1, height // 2), max(1, width // 2)
         image = _area_resize(image, height, width)
         chain.append(image)
-    full, half = np.float32(_FULL), np.float32(0.5)
-    return [np.floor(level * full + half).astype(np.uint16) for level in chain]
+    return [_quantised(level) for level in chain]
+
+
+@numba.njit(nogil=True, cache=True)
+def _decoded(texture: np.ndarray, table: np.ndarray, use_alpha: bool) -> np.ndarray:
+    """Linear float32 ``[h, w, 4]`` of bytes; premultiplied, or with alpha 1."""
+    out = np.ones(texture.shape, np.float32)
+    for y in range(texture.shape[0]):
+        for x in range(texture.shape[1]):
+            alpha = np.float32(texture[y, x, 3]) / np.float32(255.0) if use_alpha else _ONE
+            for c in range(3):
+                out[y, x, c] = table[texture[y, x, c]] * alpha
+            out[y, x, 3] = alpha
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _quantised(image: np.ndarray) -> np.ndarray:
+    """Float 0..1 as uint16."""
+    out = np.zeros(image.shape, np.uint16)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            for c in range(4):
+                out[y, x, c] = np.uint16(image[y, x, c] * np.float32(_FULL) + np.float32(0.5))
+    return out
 
 
 @numba.njit(nogil=True, cache=True)
@@ -127,6 +167,14 @@ def _area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Exact area average of ``[h, w, 4]`` to a smaller ``[height, width, 4]``."""
     rows, columns = image.shape[0], image.shape[1]
     out = np.zeros((height, width, 4), np.float32)
+    if rows == 2 * height and columns == 2 * width:
+        for y in range(height):
+            for x in range(width):
+                for c in range(4):
+                    above = np.float64(image[2 * y, 2 * x, c]) + image[2 * y, 2 * x + 1, c]
+                    below = np.float64(image[2 * y + 1, 2 * x, c]) + image[2 * y + 1, 2 * x + 1, c]
+                    out[y, x, c] = 0.25 * (above + below)
+        return out
     step_y, step_x = rows / height, columns / width
     for y in range(height):
         y0, y1 = y * step_y, (y + 1) * step_y

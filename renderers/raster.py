@@ -6,19 +6,23 @@ footprint of a *sample* (trilinear, wrapped), so minified textures average inste
 
 Materials: base colour factor x texture x vertex colour, all linear. `mask` samples below the cutoff
 are discarded; `blend` is drawn opaque where its opacity is at least 0.1 and discarded below (glass
-keeps its colour, the empty part of a decal vanishes). Both sides of every face are drawn, with the
-shading normal turned to the viewer, since real models often have inconsistent winding.
-A hole of a masked surface shows what is opaque behind it, and the nearest masked surface that faces
-the other way, but not a second masked layer of the same facing.
+keeps its colour, the empty part of a decal vanishes). Through the hole of a masked surface shows
+whatever is behind, masked or not; where a masked and a solid surface coincide the masked one shows.
+Both sides of every face are drawn, with the shading normal turned to the viewer, since real models
+often have inconsistent winding.
 
-Lights: see :class:`g3d.renderers.shading.LightRig`. Without vertex normals shading is flat.
+Lights and their formulas: :mod:`g3d.renderers.shading`. Without vertex normals shading is flat.
+Views are drawn on several threads where ``NUMBA_NUM_THREADS`` and ``OMP_NUM_THREADS`` allow; the
+images do not depend on it.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 
 from ..errors import AssetError
@@ -26,12 +30,17 @@ from . import mipmaps, shading
 from .base import RenderSettings, Views
 from .cameras import Camera
 from .meshes import Mesh, face_normals, transformed
-from .ops.kernels import FLOAT_IDS, rasterize_numpy
+from .ops.kernels import FLOAT_IDS
+from .ops.parallel import each_image
+from .resolve import draw_image
 
 
 @dataclass(frozen=True)
 class _Surface:
-    """A mesh packed for the kernels: contiguous float32/int32 arrays, empty where absent."""
+    """A mesh packed for the kernels: contiguous float32/int32 arrays, empty where absent.
+
+    ``physical`` [M, 5]: metallic, roughness, emission; ``physical_index`` [M, 2]: their textures.
+    """
 
     vertices: np.ndarray
     tri: np.ndarray
@@ -43,6 +52,8 @@ class _Surface:
     factors: np.ndarray
     cutoff: np.ndarray
     texture_index: np.ndarray
+    physical: np.ndarray
+    physical_index: np.ndarray
     textures: tuple[np.ndarray, np.ndarray, np.ndarray]
     textured: np.ndarray
     holes: np.ndarray
@@ -50,13 +61,14 @@ class _Surface:
 
 def _pack(mesh: Mesh, settings: RenderSettings) -> _Surface:
     # A quarter of a sample is finer than the filter can show, unless an atlas is mostly empty.
-    longest = 4 * settings.size * settings.supersample
-    chains, index = mipmaps.build_textures(mesh.materials, longest)
+    longest = 4 * max(settings.resolution) * settings.supersample
+    table = mesh.materials
+    chains, index = mipmaps.build_textures(table, longest, settings.light == "pbr")
     if mesh.uvs is None:
         index = np.full_like(index, -1)
     material = mesh.material_index
-    cutoff = np.asarray([mipmaps.alpha_cutoff(m) for m in mesh.materials], np.float32)
-    opacity = np.asarray([mipmaps.least_opacity(m) for m in mesh.materials])[material]
+    cutoff = np.asarray([mipmaps.alpha_cutoff(m) for m in table], np.float32)
+    opacity = np.asarray([mipmaps.least_opacity(m) for m in table])[material]
     if mesh.colors is not None:
         opacity = opacity * mesh.colors[mesh.faces, 3].min(axis=1)
     count = len(mesh.vertices)
@@ -68,20 +80,29 @@ def _pack(mesh: Mesh, settings: RenderSettings) -> _Surface:
         normals=np.zeros((0, 3), np.float32) if mesh.normals is None else mesh.normals,
         face_normals=face_normals(mesh).astype(np.float32),
         face_material=material.astype(np.int64),
-        factors=np.asarray([m.base_color for m in mesh.materials], np.float32),
+        factors=np.asarray([m.base_color for m in table], np.float32),
         cutoff=cutoff,
-        texture_index=index,
+        texture_index=np.ascontiguousarray(index[:, 0]),
+        physical=np.asarray([(m.metallic, m.roughness, *m.emissive) for m in table], np.float32),
+        physical_index=np.ascontiguousarray(index[:, 1:]),
         textures=(chains.texels, chains.levels, chains.first),
-        textured=index[material] >= 0,
+        textured=index.max(axis=1)[material] >= 0,
         holes=opacity < cutoff[material],
     )
+
+
+def thread_count() -> int:
+    """Threads that views are spread over: what the environment grants, at most one a core."""
+    granted = os.environ.get("OMP_NUM_THREADS", "")
+    limit = numba.config.NUMBA_NUM_THREADS
+    return max(1, min(limit, int(granted)) if granted.isdigit() else limit)
 
 
 class RasterRenderer:
     """Implements :class:`g3d.renderers.base.Renderer`; holds no state."""
 
     name = "raster"
-    version = "2"
+    version = "3"
     imports: frozenset[str] = frozenset()
 
     def open(self, asset: Mesh | Path) -> RasterScene:
@@ -109,9 +130,9 @@ class RasterScene:
     def render(
         self, cameras: Camera, settings: RenderSettings, transform: np.ndarray | None = None
     ) -> Views:
-        """Render once from each of ``cameras`` (``[N]``), one after the other.
+        """Render from each of ``cameras`` (``[N]``).
 
-        Memory: the result, and 16 bytes a sample of one view.
+        Memory: the result, and about 50 bytes a triangle and 40 a vertex for every thread.
 
         Raises:
             AssetError: ``memory``: more triangles than the id channel can count.
@@ -119,65 +140,32 @@ class RasterScene:
         mesh = self.mesh if transform is None else transformed(self.mesh, transform)
         if len(mesh.faces) > FLOAT_IDS:
             raise AssetError("memory", f"{len(mesh.faces)} triangles", stage="render")
-        surface = _pack(mesh, settings)
-        light = shading.LightRig().packed() if settings.light == "rig" else shading.FLAT
-        count, size = len(cameras), settings.size
-        rgba = np.zeros((count, size, size, 4), np.uint8)
-        depth = np.zeros((count, size, size), np.float32)
-        normal = np.zeros((count, size, size, 3), np.float32)
-        albedo = np.zeros((count, size, size, 3), np.uint8)
-        matrices = cameras.world_to_clip()
-        if len(mesh.faces):
-            for n in range(count):
-                self._view(
-                    surface, matrices[n], cameras.eye[n], settings, light,
-                    rgba[n], depth[n], normal[n],
-                )  # fmt: skip
-        return Views(rgba, depth, normal, albedo)
-
-    def _view(
-        self,
-        surface: _Surface,
-        matrix: np.ndarray,
-        eye: np.ndarray,
-        settings: RenderSettings,
-        light: np.ndarray,
-        rgba: np.ndarray,
-        depth: np.ndarray,
-        normal: np.ndarray,
-    ) -> None:
-        """Render one view into ``rgba``, ``depth`` and ``normal``."""
-        s = surface
-        clip = (s.vertices @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
-        facing = np.zeros(len(s.tri), np.float32)
-        planes = np.zeros((len(s.tri), 9), np.float32)
-        shading.triangle_setup(
-            clip, s.tri, s.uvs, s.vertices, s.face_normals, eye, s.textured, facing, planes
+        count, (height, width) = len(cameras), settings.resolution
+        views = Views(
+            rgba=np.zeros((count, height, width, 4), np.uint8),
+            depth=np.zeros((count, height, width), np.float32),
+            normal=np.zeros((count, height, width, 3), np.float32),
+            albedo=np.zeros((count, height, width, 3), np.uint8),
         )
-        samples = settings.size * settings.supersample
-        if not s.holes.any():
-            rast = rasterize_numpy(clip[None], s.tri, samples, samples)[0]
-        else:
-            rast = self._layers(s, clip, facing, planes, samples)
-        shading.resolve(
-            rast, clip, s.tri, s.uvs, s.colors, s.normals, s.face_normals, facing,
-            s.face_material, s.factors, s.texture_index, s.textures, planes, light,
-            mipmaps.ENCODE, settings.supersample, rgba, depth, normal,
+        if not len(mesh.faces):
+            return views
+        s, light = _pack(mesh, settings), shading.LIGHTS[settings.light]
+        geometry = (
+            s.vertices, s.tri, s.uvs, s.colors, s.normals, s.face_normals, s.face_material,
         )  # fmt: skip
+        materials = (
+            s.factors, s.cutoff, s.texture_index, s.physical, s.physical_index, s.textures,
+        )  # fmt: skip
+        matrices = cameras.world_to_clip(width / height)
+        masked = s.holes.astype(np.uint8)
 
-    @staticmethod
-    def _layers(
-        s: _Surface, clip: np.ndarray, facing: np.ndarray, planes: np.ndarray, samples: int
-    ) -> np.ndarray:
-        """Rasterise opaque faces, then the masked ones of either facing, alpha tested."""
-        rast = np.zeros((samples, samples, 4), np.float32)
-        for faces in (~s.holes, s.holes & (facing > 0), s.holes & (facing < 0)):
-            ids = np.flatnonzero(faces)
-            if not len(ids):
-                continue
-            extra = rasterize_numpy(clip[None], s.tri[ids], samples, samples)[0]
-            shading.merge_masked(
-                rast, extra, ids, clip, s.tri, s.uvs, s.colors, s.face_material, s.factors,
-                s.texture_index, s.cutoff, s.textures, planes,
+        def draw(n: int) -> None:
+            clip = s.vertices @ matrices[n][:, :3].T + matrices[n][:, 3]
+            draw_image(
+                clip.astype(np.float32), np.ascontiguousarray(cameras.eye[n]), light,
+                settings.supersample, geometry, materials, masked, s.textured, mipmaps.ENCODE,
+                (views.rgba[n], views.depth[n], views.normal[n], views.albedo[n]),
             )  # fmt: skip
-        return rast
+
+        each_image(draw, count, thread_count())
+        return views

@@ -31,8 +31,8 @@ LAYERS = {
 neither may import the other."""
 
 ONLY_IN = {
-    "bpy": ("renderers/blender*.py",),
-    "mathutils": ("renderers/blender*.py",),
+    "bpy": ("renderers/blender/inside/*.py",),
+    "mathutils": ("renderers/blender/inside/*.py",),
     "nvdiffrast": ("renderers/ops/*.py",),
     "ray": ("cluster.py", "trainer/launch*.py"),
     "objaverse": ("pipeline/sources/*.py",),
@@ -55,7 +55,7 @@ TORCH_FREE = (
 HEAVY = {"torch", "ray", "bpy", "numba", "trimesh", "scipy", "pyarrow", "matplotlib", "tensorboard"}
 EAGER = (
     *("g3d", "g3d.cli", "g3d.config", "g3d.console", "g3d.errors"),
-    *(f"g3d.commands.{name}" for name in ("options", "places", "reports", "describe", "demo")),
+    *(f"g3d.commands.{name}" for name in ("options", "places", "reports", "describe", "demo", "render", "view")),
     "g3d.trainer.trained",
 )
 MAX_FILE, MAX_FUNCTION = 400, 60

@@ -162,3 +162,17 @@ def test_concatenate_keeps_flat_parts_flat():
     np.testing.assert_allclose(normals[12:], np.repeat(face_normals(flat)[:, None], 3, axis=1),
                                atol=1e-6)  # fmt: skip
     np.testing.assert_allclose(normals[:12], smooth.normals[smooth.faces])
+
+
+def test_materials_with_different_gloss_textures_stay_apart():
+    one, two = (np.full((2, 2, 4), value, np.uint8) for value in (1, 2))
+    triangle, face = np.eye(3), np.array([[0, 1, 2]])
+    parts = [
+        make_mesh(triangle, face, materials=[Material(metallic_roughness=a, emissive_texture=b)])
+        for a, b in ((one, None), (two, None), (one, None), (one, two))
+    ]
+    both = concatenate(parts)
+    assert len(both.materials) == 3
+    np.testing.assert_array_equal(both.material_index, [0, 1, 0, 2])
+    with pytest.raises(AssetError, match="uint8"):
+        make_mesh(triangle, face, materials=[Material(metallic_roughness=one[..., :3])])

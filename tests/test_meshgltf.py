@@ -138,6 +138,83 @@ def test_missing_and_broken_textures(tmp_path: Path):
             load_mesh(tmp_path / "a.glb")
 
 
+def physical(gltf: Gltf, **material: Any) -> dict[str, Any]:
+    """A textured triangle whose three images are: base (10, 200, 30), gloss, glow."""
+    images = [png(), png((7, 128, 255)), png((255, 0, 100))]
+    views = [{"bufferView": gltf.view(image), "mimeType": "image/png"} for image in images]
+    textured(gltf, views[0])
+    gltf.json["images"] = views
+    gltf.json["textures"] = [{"source": n} for n in range(3)]
+    item = gltf.json["materials"][0]
+    item["pbrMetallicRoughness"] |= {
+        "metallicRoughnessTexture": {"index": 1}, "metallicFactor": 0.5, "roughnessFactor": 0.8,
+    }  # fmt: skip
+    item |= {"emissiveTexture": {"index": 2}, "emissiveFactor": [1, 0.5, 0.25], **material}
+    return item
+
+
+def test_metallic_roughness_and_emission(tmp_path: Path):
+    gltf = Gltf()
+    strength = {"KHR_materials_emissive_strength": {"emissiveStrength": 2.0}}
+    physical(gltf, extensions=strength)
+    mesh = load_mesh(gltf.save(tmp_path / "a.glb"))
+    (material,) = mesh.materials
+    assert (material.metallic, material.roughness) == (0.5, 0.8)
+    np.testing.assert_array_equal(material.metallic_roughness[3, 5], [7, 128, 255, 255])
+    np.testing.assert_array_equal(material.emissive_texture[3, 5], [255, 0, 100, 255])
+    assert material.emissive == (2.0, 1.0, 0.5)
+    assert mesh.uvs is not None
+
+
+def test_second_textures_without_a_base_texture_keep_their_uvs(tmp_path: Path):
+    gltf = Gltf()
+    item = physical(gltf)
+    del item["pbrMetallicRoughness"]["baseColorTexture"]
+    item["pbrMetallicRoughness"]["metallicRoughnessTexture"]["texCoord"] = 1
+    item["emissiveTexture"]["texCoord"] = 1
+    (primitive,) = gltf.json["meshes"][0]["primitives"]
+    primitive["attributes"]["TEXCOORD_1"] = gltf.array([[0, 0], [0.5, 0], [0, 0.5]])
+    mesh = load_mesh(gltf.save(tmp_path / "a.glb"))
+    assert mesh.materials[0].texture is None
+    assert mesh.materials[0].metallic_roughness is not None
+    order = np.argsort(mesh.vertices @ [1, 2, 0])
+    np.testing.assert_allclose(mesh.uvs[order], [[0, 1], [0.5, 1], [0, 0.5]], atol=1e-6)
+    # Without any uvs there is no picture, and a lamp must not glow all over.
+    primitive["attributes"].pop("TEXCOORD_1")
+    (material,) = load_mesh(gltf.save(tmp_path / "a.glb")).materials
+    assert material.textures == (None, None, None)
+    assert material.emissive == (0.0, 0.0, 0.0)
+
+
+def test_a_second_texture_laid_out_in_another_way_counts_as_its_mean(tmp_path: Path):
+    gltf = Gltf()
+    item = physical(gltf)
+    item["pbrMetallicRoughness"]["metallicRoughnessTexture"]["texCoord"] = 1
+    turned = {"KHR_texture_transform": {"offset": [0.5, 0]}}
+    item["emissiveTexture"]["extensions"] = turned
+    (material,) = load_mesh(gltf.save(tmp_path / "a.glb")).materials
+    assert material.texture is not None
+    assert material.metallic_roughness is None
+    assert material.emissive_texture is None
+    share = 23 / 24  # one texel of 24 is (255, 0, 0)
+    assert material.roughness == pytest.approx(0.8 * share * 128 / 255)
+    assert material.metallic == pytest.approx(0.5 * share)
+    blue = ((100 / 255 + 0.055) / 1.055) ** 2.4
+    np.testing.assert_allclose(material.emissive, [1.0, 0.0, 0.25 * share * blue], atol=1e-6)
+
+
+def test_a_second_texture_that_cannot_be_read_is_left_out(tmp_path: Path):
+    gltf = Gltf()
+    physical(gltf)
+    gltf.json["textures"][1:] = [{"extensions": {"KHR_texture_basisu": {"source": n}}}
+                                 for n in (1, 2)]  # fmt: skip
+    (material,) = load_mesh(gltf.save(tmp_path / "a.glb")).materials
+    assert material.texture is not None
+    assert material.textures[1:] == (None, None)
+    assert (material.metallic, material.roughness) == (0.0, 0.8)
+    assert material.emissive == (0.0, 0.0, 0.0)
+
+
 def test_trimesh_round_trip_with_two_materials_and_vertex_colours(tmp_path: Path):
     """A scene written by another library: the same surface and the same materials come back."""
     image = Image.open(io.BytesIO(png()))

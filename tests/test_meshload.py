@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from g3d.errors import AssetError
-from g3d.renderers.meshes import Mesh
+from g3d.renderers.meshes import Material, Mesh
 from g3d.renderers.meshload import load_mesh
 from g3d.renderers.mipmaps import srgb_to_linear
 from PIL import Image
@@ -80,6 +80,47 @@ def test_obj_with_mtl(tmp_path: Path):
     (tmp_path / "my mats.mtl").unlink()
     with pytest.raises(AssetError, match=r"missing_texture: .*my mats"):
         load_mesh(tmp_path / "a.obj")
+
+
+PLAIN = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl x\nf 1/1 2/1 3/1\n"
+
+
+def obj_material(folder: Path, statements: str) -> Material:
+    (folder / "a.obj").write_text(PLAIN)
+    (folder / "a.mtl").write_text("newmtl x\n" + statements)
+    return load_mesh(folder / "a.obj").materials[0]
+
+
+def test_gloss_of_mtl(tmp_path: Path):
+    assert obj_material(tmp_path, "Kd 1 1 1\n").roughness == Material().roughness
+    for exponent, want in ((0, 1.0), (6, 0.5), (198, 0.1)):
+        material = obj_material(tmp_path, f"Ns {exponent}\n")
+        assert (material.metallic, material.roughness) == (0.0, pytest.approx(want))
+    material = obj_material(tmp_path, "Ns 900\nPr 0.7\nPm 0.4\nKe 0.5 0.25 0\n")
+    assert (material.metallic, material.roughness) == (0.4, 0.7)
+    assert material.emissive == (0.5, 0.25, 0.0)
+    with pytest.raises(AssetError, match="import"):
+        obj_material(tmp_path, "Pr rough\n")
+
+
+def test_gloss_maps_of_mtl_become_one_texture(tmp_path: Path):
+    rough = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6) * 10
+    Image.fromarray(rough).save(tmp_path / "rough.png")
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "metal.png")
+    Image.fromarray(np.full((2, 2, 3), 9, np.uint8)).save(tmp_path / "glow.png")
+    text = "Pr 0.2\nmap_Pr rough.png\nmap_Pm metal.png\nmap_Ke glow.png\n"
+    material = obj_material(tmp_path, text)
+    assert (material.metallic, material.roughness) == (1.0, 1.0)
+    np.testing.assert_array_equal(material.metallic_roughness[..., 1], rough)
+    want = np.repeat([0, 255], 3)[None].repeat(4, axis=0)
+    np.testing.assert_array_equal(material.metallic_roughness[..., 2], want)
+    assert material.emissive == (1.0, 1.0, 1.0)
+    assert (material.emissive_texture[..., :3] == 9).all()
+    material = obj_material(tmp_path, "Pm 0.5\nmap_Pr rough.png\n")
+    assert (material.metallic, material.roughness) == (0.5, 1.0)
+    assert (material.metallic_roughness[..., 2] == 255).all()
+    with pytest.raises(AssetError, match="missing_texture"):
+        obj_material(tmp_path, "map_Pm nowhere.png\n")
 
 
 @pytest.mark.parametrize("face", ["1 2 9", "1 2 0", "1 2 -9", "1/5 2/1 3/1", "1//1 2//1 3//4"])

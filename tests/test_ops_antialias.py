@@ -150,6 +150,22 @@ def test_slanted_edge_covers_its_share(slope, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("offset", [0.125, 0.375, 0.625, 0.875])
+def test_edge_at_45_degrees_blends_both_ways(offset, backend):
+    # y < x + offset (pixels): each pixel of the edge has two such neighbours, so it is moved twice.
+    size = 8
+    at = offset * 2 / size
+    corners = flat([[-4, -4 + at], [4, 4 + at], [4, -20]])
+    image = mask(corners, faces([0, 1, 2]), size, backend).numpy()
+    inside, outside = np.diagonal(image), np.diagonal(image, offset=-1)
+    np.testing.assert_allclose(inside[1:-1], min(1, 2 * offset), atol=1e-6)
+    np.testing.assert_allclose(outside[1:-1], max(0, 2 * offset - 1), atol=1e-6)
+    rows, columns = np.indices(image.shape)
+    np.testing.assert_array_equal(image[rows > columns + 1], 0)
+    np.testing.assert_array_equal(image[rows < columns], 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_area_of_a_polygon(backend):
     angle = np.arange(11) * 2 * np.pi / 11 + 0.1
     ring = 0.72 * np.stack([np.cos(angle), np.sin(angle)], 1)

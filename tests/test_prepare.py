@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from g3d.errors import AssetError, ConfigError, DatasetError, DiskError, MissingDependency
 from g3d.manifests.dataset import Dataset
-from g3d.manifests.records import CameraPrior
+from g3d.manifests.records import CameraPrior, Get3dPrior
 from g3d.manifests.splits import SplitFractions, split_of
 from g3d.manifests.validate import validate_dataset
 from g3d.pipeline.config import (
@@ -215,7 +215,7 @@ def test_cameras_depend_on_uid_seed_and_prior_and_not_on_the_image_size():
 
 
 def test_unset_camera_is_the_sources_then_the_categorys():
-    own = CameraPrior(elevation_deg=(5, 6))
+    own = Get3dPrior(elevation_deg=(5, 6))
     made = config()
     renderer, inner = build_renderer(made), build_source(made)
     assert resolve_params(made, Wrapped(inner, default_camera=own), renderer).camera == own
@@ -223,8 +223,9 @@ def test_unset_camera_is_the_sources_then_the_categorys():
     assert plain.camera.elevation_deg == (0, 30)
 
 
-def test_the_blender_renderer_is_missing_and_says_so(tmp_path):
-    with pytest.raises(MissingDependency, match="Blender"):
+def test_the_blender_renderer_is_missing_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("G3D_BLENDER_PYTHON", str(tmp_path / "none"))
+    with pytest.raises(MissingDependency, match="G3D_BLENDER_PYTHON"):
         prepare(config(renderer="blender"), tmp_path / "d")
 
 
@@ -240,7 +241,7 @@ def _views_of(cameras: Camera) -> list[dict[str, Any]]:
 
 def test_the_documented_formula_agrees_with_the_projection_matrix():
     rng = np.random.default_rng(0)
-    cameras = sample_cameras(CameraPrior(radius=(1.0, 2.0)), 5, rng)
+    cameras = sample_cameras(Get3dPrior(radius=(1.0, 2.0)), 5, rng)
     points = rng.uniform(-0.4, 0.4, (50, 3))
     for n, view in enumerate(_views_of(cameras)):
         np.testing.assert_allclose(

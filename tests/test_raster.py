@@ -9,8 +9,11 @@ from g3d.renderers.base import RenderSettings, Views
 from g3d.renderers.cameras import Camera, orbit, project, unproject
 from g3d.renderers.meshes import Material, Mesh, concatenate, make_mesh, vertex_normals
 from g3d.renderers.mipmaps import linear_to_srgb, srgb_to_linear
+from g3d.renderers.ops.kernels import rasterize_numpy
 from g3d.renderers.raster import RasterRenderer
 from g3d.renderers.shading import LightRig
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from scipy.spatial import ConvexHull
 
@@ -387,3 +390,113 @@ def test_too_many_triangles_for_the_id_channel(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("g3d.renderers.raster.FLOAT_IDS", 3)
     with pytest.raises(AssetError, match="memory"):
         render(cube())
+
+
+def test_width_gives_landscape_and_portrait():
+    camera = orbit(np.array([0.4]), 0.3, 1.5, FOV)
+    wide = render(cube(), camera, RenderSettings(size=48, width=96, light="flat"))
+    assert wide.rgba.shape == (1, 48, 96, 4)
+    assert wide.albedo.shape == (1, 48, 96, 3)
+    square = render(cube(), camera, RenderSettings(size=48, light="flat"))
+    # The vertical field of view is the camera's: a wide image only shows more at the sides.
+    for name in ("rgba", "depth", "normal", "albedo"):
+        one, two = getattr(wide, name)[0, :, 24:72], getattr(square, name)[0]
+        close = np.abs(one.astype(float) - two) < 1e-4 * max(1.0, float(np.abs(two).max()))
+        assert close.mean() > 0.995, name
+    tall = render(cube(), camera, RenderSettings(size=96, width=32, light="flat"))
+    inside = tall.rgba[0, ..., 3] == 255
+    assert inside.sum() > 500
+    rows, columns = np.nonzero(inside)
+    pixel = np.stack([columns, rows], axis=-1) + 0.5
+    world = unproject(pixel, tall.depth[0][inside], camera[0], 96, 32)
+    off = np.abs(np.abs(world).max(axis=1) - 0.4)
+    assert np.median(off) < 1e-3  # points are on the surface of the cube
+    assert np.percentile(off, 90) < 0.02  # (pixels on an edge average two faces)
+
+
+def test_albedo_is_the_image_without_light():
+    texture = np.random.default_rng(0).integers(0, 256, (32, 32, 4)).astype(np.uint8)
+    square = quad(material=Material(texture=texture, base_color=(0.5, 0.9, 1, 1)),
+                  color=(1.0, 0.5, 0.8, 1.0))  # fmt: skip
+    mesh = concatenate([square, cube()])
+    camera = orbit(np.array([0.5]), 0.3, 2.0, FOV)
+    flat = render(mesh, camera)
+    np.testing.assert_array_equal(flat.albedo, flat.rgba[..., :3])
+    for light in ("rig", "get3d", "pbr"):
+        lit = render(mesh, camera, RenderSettings(size=64, light=light))
+        np.testing.assert_array_equal(lit.albedo, flat.albedo)
+        assert np.abs(lit.rgba[..., :3].astype(int) - flat.albedo).max() > 20
+        np.testing.assert_array_equal(lit.depth, flat.depth)
+        np.testing.assert_array_equal(lit.normal, flat.normal)
+    assert not flat.albedo[flat.rgba[..., 3] == 0].any()
+
+
+def test_many_masked_layers_lie_behind_each_other():
+    """Five sheets that face the viewer, each with a smaller hole than the one before it."""
+    parts = []
+    for n in range(5):
+        texture = np.full((128, 128, 4), 255, np.uint8)
+        texture[..., :3] = [50 * n, 255 - 50 * n, 128]
+        y, x = np.indices((128, 128)) - 63.5
+        texture[..., 3] = np.where(np.hypot(x, y) < 55 - 12 * n, 0, 255)
+        sheet = Material(texture=texture, alpha_mode="mask")
+        parts.append(quad(0.5, 0.3 - 0.1 * n, sheet))
+    for order in (parts, parts[::-1]):
+        row = render(concatenate(order)).rgba[0, 32]
+        seen = [int(row[x, 0]) for x in range(32, 64) if row[x, 3] == 255]
+        steps = [value for n, value in enumerate(seen) if n == 0 or value != seen[n - 1]]
+        plain = [value for value in steps if value in (0, 50, 100, 150, 200)]
+        assert plain == [200, 150, 100, 50, 0]
+        assert row[32, 3] == 0
+
+
+def test_the_masked_one_of_two_coincident_surfaces_shows():
+    body, decal = quad(0.5, color=(0, 0, 1, 1.0)), quad(0.5, 0.0, _masked("mask"))
+    for parts in ([body, decal], [decal, body]):
+        image = render(concatenate(parts)).rgba[0]
+        np.testing.assert_array_equal(image[32, 24], [255, 0, 0, 255])
+        np.testing.assert_array_equal(image[32, 40], [0, 0, 255, 255])
+
+
+def test_images_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch):
+    from g3d.renderers import raster
+
+    cameras = orbit(np.linspace(0, 5, 6), 0.3, 1.5, FOV)
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(raster, "thread_count", lambda count=threads: count)
+        found.append(render(cube(), cameras, RenderSettings(size=64, light="pbr")))
+    for name in ("rgba", "depth", "normal", "albedo"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+
+
+def test_threads_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    from g3d.renderers.raster import thread_count
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert thread_count() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4000")
+    most = thread_count()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert thread_count() == most >= 1
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 10_000), near=st.booleans())
+def test_the_triangle_of_every_sample_is_that_of_rasterize(seed: int, near: bool):
+    """Bands, vector steps and clipping change nothing; a wide image has several bands."""
+    rng = np.random.default_rng(seed)
+    count, height, width = 60, 70, 2100
+    points = rng.normal(size=(count, 1, 3)) + 0.5 * rng.normal(size=(count, 3, 3))
+    faces = np.arange(3 * count).reshape(-1, 3)
+    linear = srgb_to_linear(np.arange(1, count + 1) / 255.0)
+    colors = np.ones((3 * count, 4))
+    colors[:, :3] = np.repeat(linear, 3)[:, None]
+    mesh = make_mesh(points.reshape(-1, 3), faces, colors=colors)
+    camera = orbit(rng.uniform(0, 6, 1), rng.uniform(-1, 1, 1), 0.7 if near else 3.0, FOV)
+    options = RenderSettings(size=height, width=width, supersample=1, light="flat")
+    image = render(mesh, camera, options).albedo[0, ..., 0]
+    matrix = camera.world_to_clip(width / height)[0]
+    clip = (mesh.vertices @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
+    rast = rasterize_numpy(clip[None], mesh.faces.astype(np.int32), height, width)[0, ::-1]
+    np.testing.assert_array_equal(image, rast[..., 3].astype(np.uint8))

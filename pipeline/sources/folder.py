@@ -1,4 +1,4 @@
-"""Models that are already on this machine: any tree of glTF, GLB, OBJ, PLY and STL files."""
+"""Models that are already on this machine: any tree of model files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,14 @@ from ...manifests.records import CameraPrior
 from ...renderers.meshes import Mesh
 from .base import AssetList, SourceAsset, framing_camera
 from .licenses import NO_TERMS, UNKNOWN, Terms, folder_terms, recognise
+from .references import referenced
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+RASTER_FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl")
+"""Suffixes that every renderer reads."""
+BLENDER_FORMATS = (".fbx", ".usd", ".usda", ".usdc", ".usdz", ".dae")
+"""Suffixes that Blender alone reads."""
 _GLB_MAGIC, _JSON_CHUNK = 0x46546C67, 0x4E4F534A
 _SKIPPED = {"__MACOSX"}
 
@@ -42,11 +47,13 @@ class FolderSource:
         category: Canonical category name, the same for all files.
         root: The folder; made absolute, because a worker runs elsewhere.
         limit: At most this many, the first by path.
+        suffixes: Formats that are listed.
     """
 
     category: str
     root: str
     limit: int | None = None
+    suffixes: tuple[str, ...] = RASTER_FORMATS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
@@ -70,18 +77,42 @@ class FolderSource:
             DatasetError: There is no model file below it.
         """
         root = Path(self.root)
-        if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise ConfigError(f"--root {root} {what}", hint="give the folder that holds the models")
-        paths = sorted(find_models(root), key=lambda p: p.relative_to(root).parts)
+        formats = self.formats()
+        others = {s: n for s, n in formats.items() if n and s not in self.suffixes}
+        told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        found = find_models(root, self.suffixes)
+        paths = sorted(found, key=lambda p: p.relative_to(root).parts)
         if not paths:
+            hint = f"accepted are {', '.join(self.suffixes)}; archives have to be unpacked first"
+            if others:
+                hint = f"--renderer blender reads {', '.join(others)}"
             raise DatasetError(
-                f"no model files below {root}",
-                hint=f"accepted are {', '.join(SUFFIXES)}; archives have to be unpacked first",
+                f"no model files below {root}" + (f", but {told}" if told else ""), hint=hint
             )
+        if others:
+            log.warning("passed over below %s: %s; --renderer blender reads them", root, told)
         hashes = _Hashes()
         terms: dict[Path, Terms] = {}
         return [self._asset(root, path, hashes, terms) for path in paths[: self.limit]]
+
+    def formats(self) -> dict[str, int]:
+        """How many files there are of every suffix that some renderer reads.
+
+        Raises:
+            ConfigError: ``root`` is not a folder.
+        """
+        root = Path(self.root)
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise ConfigError(f"--root {root} {what}", hint="give the folder that holds the models")
+        known = RASTER_FORMATS + BLENDER_FORMATS
+        count = Counter(path.suffix.lower() for path in find_models(root, known))
+        return {suffix: count[suffix] for suffix in known}
+
+    def reading(self, suffixes: Set[str]) -> FolderSource:
+        """The same folder, listing the files of these formats beside those that g3d reads."""
+        more = tuple(s for s in BLENDER_FORMATS if s in suffixes)
+        return replace(self, suffixes=RASTER_FORMATS + more)
 
     def file(self, asset: SourceAsset) -> Path:
         """The file of ``asset``.
@@ -144,12 +175,12 @@ def uid_of(relative: str) -> str:
     return f"{slug}-{hashlib.sha256(relative.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
-def find_models(root: Path) -> Iterator[Path]:
+def find_models(root: Path, suffixes: Sequence[str] = RASTER_FORMATS) -> Iterator[Path]:
     """Model files below ``root``; hidden files and folders are passed over."""
     for folder, names, files in os.walk(root):
         names[:] = sorted(n for n in names if not n.startswith(".") and n not in _SKIPPED)
         for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
+            if not file.startswith(".") and Path(file).suffix.lower() in suffixes:
                 yield Path(folder) / file
 
 
@@ -186,6 +217,8 @@ def inspect(path: Path, root: Path) -> FileFacts:
             return _resolved(facts, path, names, root)
         if suffix == ".obj":
             return _obj_facts(path, root)
+        if suffix in BLENDER_FORMATS:
+            return _resolved(FileFacts(), path, referenced(path), root)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         log.debug("cannot read the references of %s: %r", path, error)
     return FileFacts()

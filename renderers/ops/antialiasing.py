@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .coverage import label_range
 from .parallel import kernel
 
 ITEM_FIELDS = 4
@@ -114,19 +115,6 @@ def _crossing(
 
 
 @kernel
-def _label_range(ids: np.ndarray, triangles: int) -> tuple[int, int]:
-    # The triangles that are seen: low .. high - 1.
-    low, high = triangles, 0
-    for y in range(ids.shape[0]):
-        for x in range(ids.shape[1]):
-            label = ids[y, x]
-            if 0 < label <= triangles:
-                low = min(low, label - 1)
-                high = max(high, label)
-    return low, high
-
-
-@kernel
 def _nearer(
     y: int,
     x: int,
@@ -149,6 +137,29 @@ def _nearer(
 
 
 @kernel
+def _differences(
+    ids: np.ndarray, color: np.ndarray, y: int, keep_idle: bool, differ: np.ndarray
+) -> None:
+    # Row y: bit 0 where a pixel and its right neighbour see different triangles (or, of those that
+    # matter, have different colours), bit 1 likewise for the one above. Plain loops, which the
+    # compiler turns into vector instructions.
+    height, width, channels = color.shape
+    above = min(y + 1, height - 1)
+    if keep_idle:
+        for x in range(width):
+            differ[x] = (ids[y, x] != ids[above, x]) << 1
+        for x in range(width - 1):
+            differ[x] |= ids[y, x] != ids[y, x + 1]
+        return
+    differ[:] = 0
+    for c in range(channels):
+        for x in range(width):
+            differ[x] |= (color[y, x, c] != color[above, x, c]) << 1
+        for x in range(width - 1):
+            differ[x] |= color[y, x, c] != color[y, x + 1, c]
+
+
+@kernel
 def antialias_image(
     color: np.ndarray,
     rast: np.ndarray,
@@ -156,6 +167,7 @@ def antialias_image(
     pos: np.ndarray,
     tri: np.ndarray,
     opposite: np.ndarray,
+    keep_idle: bool,
     out: np.ndarray,
     items: np.ndarray,
     alphas: np.ndarray,
@@ -169,6 +181,8 @@ def antialias_image(
         pos: float32 ``[V, 4]``.
         tri: int32 ``[T, 3]``.
         opposite: int32 ``[T, 3]`` of :func:`opposite_vertices`.
+        keep_idle: Also list blends between equal colours. They change nothing now and pass nothing
+            on to the vertices, but the gradient of ``color`` needs them.
         out: float32 ``[H, W, C]``, a copy of ``color``; blended in place.
         items: int32 ``[2HW, 4]``, receives the blends.
         alphas: float32 ``[2HW]``, receives their weights.
@@ -178,14 +192,18 @@ def antialias_image(
     """
     height, width, channels = color.shape
     half_w, half_h = 0.5 * width, 0.5 * height
-    low, high = _label_range(ids, len(tri))
-    known = np.full(max(0, high - low), 255, dtype=np.uint8)
+    low, high = label_range(ids)
+    known = np.full(max(0, min(high, len(tri)) - low), 255, dtype=np.uint8)
+    differ = np.zeros(width, dtype=np.uint8)
     count = 0
     for y in range(height):
+        _differences(ids, color, y, keep_idle, differ)
         for x in range(width):
+            if differ[x] == 0:
+                continue
             for direction in range(2):
                 x1, y1 = x + 1 - direction, y + direction
-                if x1 >= width or y1 >= height or ids[y, x] == ids[y1, x1]:
+                if (differ[x] >> direction) & 1 == 0 or ids[y, x] == ids[y1, x1]:
                     continue
                 owner, t = _nearer(y, x, y1, x1, ids, rast, tri, len(pos))
                 if t < 0:
@@ -237,6 +255,7 @@ def antialias_image_grad(
         boost: Factor on the gradient of the positions.
         low: Vertex of row 0 of ``grad_pos``.
         grad_color: float32 ``[H, W, C]``, a copy of ``grad_out``; corrected in place.
+            ``[0, W, C]`` where it is not wanted.
         grad_pos: float64 ``[m, 4]``, added to; ``m = 0`` where it is not wanted.
     """
     height, width, channels = color.shape
@@ -251,8 +270,9 @@ def antialias_image_grad(
         for c in range(channels):
             g = grad_out[ty, tx, c]
             slope += g * (color[yb, xb, c] - color[y, x, c])
-            grad_color[y, x, c] -= alpha * g
-            grad_color[yb, xb, c] += alpha * g
+            if len(grad_color) > 0:
+                grad_color[y, x, c] -= alpha * g
+                grad_color[yb, xb, c] += alpha * g
         if len(grad_pos) == 0 or slope == 0.0 or abs(alpha) >= 0.5:
             continue
         slope *= boost

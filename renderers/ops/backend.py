@@ -14,9 +14,12 @@ class Topology:
 
     Attributes:
         opposite: int32 ``[T, 3]``: vertex across edge k, the edge that faces vertex k; -1 = open.
+        native: The backend's own table of the same triangles, where it has one (nvdiffrast);
+            a topology without it serves every backend.
     """
 
     opposite: torch.Tensor
+    native: object | None = None
 
 
 class Backend(Protocol):

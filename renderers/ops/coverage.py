@@ -14,6 +14,13 @@ from .parallel import kernel
 
 INVALID = 64
 MIN_W = 1e-30
+NOTHING = np.int64((1 << 63) - 1)
+"""Key of a pixel that sees no triangle."""
+LAST_ID = np.int64((1 << 31) - 1)
+CHUNK = 2  # pixels of a row looked at together
+KEY_PADDING = CHUNK - 1
+"""Columns that a buffer of keys has beyond those of the image."""
+HALF_DEPTH = 0.5 * 4294967295.0
 
 
 @kernel
@@ -30,15 +37,22 @@ def vertex_span(tri: np.ndarray, start: int, count: int, vertices: int) -> tuple
 
 
 @kernel
-def pixel_span(ids: np.ndarray, tri: np.ndarray, vertices: int) -> tuple[int, int]:
-    """:func:`vertex_span` of the triangles that ``ids`` int32 ``[H, W]`` shows."""
-    low, high = len(tri), 0
+def label_range(ids: np.ndarray) -> tuple[int, int]:
+    """Triangles ``low .. high - 1`` that the one-based ``ids`` int32 ``[H, W]`` show."""
+    low, high = np.int32(LAST_ID), np.int32(0)
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
-            t = ids[y, x]
-            if 0 < t <= len(tri):
-                low = min(low, t - 1)
-                high = max(high, t)
+            label = ids[y, x]
+            low = min(low, label if label > 0 else np.int32(LAST_ID))
+            high = max(high, label)
+    return min(int(low) - 1, int(high)), int(high)
+
+
+@kernel
+def pixel_span(ids: np.ndarray, tri: np.ndarray, vertices: int) -> tuple[int, int]:
+    """:func:`vertex_span` of the triangles that ``ids`` int32 ``[H, W]`` shows."""
+    low, high = label_range(ids)
+    high = min(high, len(tri))
     return vertex_span(tri, low, max(0, high - low), vertices)
 
 
@@ -54,11 +68,18 @@ def _fill(
     y2: int,
     z2: float,
     label: int,
-    ids: np.ndarray,
-    depth: np.ndarray,
+    width: int,
+    keys: np.ndarray,
 ) -> None:
     # Coordinates are 1/16 pixel from the centre of the viewport; z is z/w in [-1, 1].
-    height, width = ids.shape
+    height = keys.shape[0]
+    left, bottom = 8 - 8 * width, 8 - 8 * height  # centre of pixel (0, 0)
+    px0 = max(0, (min(x0, x1, x2) - left + 15) >> 4)
+    px1 = min(width - 1, (max(x0, x1, x2) - left) >> 4)
+    py0 = max(0, (min(y0, y1, y2) - bottom + 15) >> 4)
+    py1 = min(height - 1, (max(y0, y1, y2) - bottom) >> 4)
+    if px0 > px1 or py0 > py1:
+        return
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
     if area == 0:
         return
@@ -67,40 +88,44 @@ def _fill(
         y1, y2 = y2, y1
         z1, z2 = z2, z1
         area = -area
-    left, bottom = 8 - 8 * width, 8 - 8 * height  # centre of pixel (0, 0)
-    px0 = max(0, (min(x0, x1, x2) - left + 15) >> 4)
-    px1 = min(width - 1, (max(x0, x1, x2) - left) >> 4)
-    py0 = max(0, (min(y0, y1, y2) - bottom + 15) >> 4)
-    py1 = min(height - 1, (max(y0, y1, y2) - bottom) >> 4)
-    if px0 > px1 or py0 > py1:
-        return
     # Edge k is opposite vertex k and its function is positive inside.
     ax, ay = x2 - x1, y2 - y1
     bx, by = x0 - x2, y0 - y2
     cx, cy = x1 - x0, y1 - y0
     # Left and bottom edges own the pixels that lie on them.
-    abias = 1 if ay > 0 or (ay == 0 and ax <= 0) else 0
-    bbias = 1 if by > 0 or (by == 0 and bx <= 0) else 0
-    cbias = 1 if cy > 0 or (cy == 0 and cx <= 0) else 0
+    aleast = 1.0 if ay > 0 or (ay == 0 and ax <= 0) else 0.0
+    bleast = 1.0 if by > 0 or (by == 0 and bx <= 0) else 0.0
+    cleast = 1.0 if cy > 0 or (cy == 0 and cx <= 0) else 0.0
     fx, fy = left + 16 * px0, bottom + 16 * py0
-    arow = ax * (fy - y1) - ay * (fx - x1)
-    brow = bx * (fy - y2) - by * (fx - x2)
-    crow = cx * (fy - y0) - cy * (fx - x0)
+    # From here in float64, which holds these integers exactly and need not be converted for z.
+    a = np.float64(ax * (fy - y1) - ay * (fx - x1))
+    b = np.float64(bx * (fy - y2) - by * (fx - x2))
+    c = np.float64(cx * (fy - y0) - cy * (fx - x0))
+    aright, aup = np.float64(-16 * ay), np.float64(16 * ax)
+    bright, bup = np.float64(-16 * by), np.float64(16 * bx)
+    cright, cup = np.float64(-16 * cy), np.float64(16 * cx)
+    scale = HALF_DEPTH / area
+    z0, z1, z2 = z0 * scale, z1 * scale, z2 * scale
+    low = LAST_ID - label
+    # Triangles are mostly some pixels in size, and whether a pixel is inside cannot be foreseen:
+    # pairs of pixels without a branch take half the time of single ones with it. A pixel beyond
+    # px1 is outside the triangle, or in the padding.
     for py in range(py0, py1 + 1):
-        a, b, c = arow, brow, crow
-        for px in range(px0, px1 + 1):
-            if ((a - abias) | (b - bbias) | (c - cbias)) >= 0:
-                z = (z0 * a + z1 * b + z2 * c) / area
-                fixed = np.int64((z * 0.5 + 0.5) * 4294967295.0)
-                if fixed <= depth[py, px]:
-                    depth[py, px] = fixed
-                    ids[py, px] = label
-            a -= 16 * ay
-            b -= 16 * by
-            c -= 16 * cy
-        arow += 16 * ax
-        brow += 16 * bx
-        crow += 16 * cx
+        aleft, bleft, cleft = a, b, c
+        for px in range(px0, px1 + 1, CHUNK):
+            for i in range(CHUNK):
+                ai, bi, ci = aleft + i * aright, bleft + i * bright, cleft + i * cright
+                key = (np.int64(z0 * ai + z1 * bi + z2 * ci + HALF_DEPTH) << 31) | low
+                key = key if (ai >= aleast) & (bi >= bleast) & (ci >= cleast) else NOTHING
+                before = keys[py, px + i]
+                # The smaller one, by arithmetic: a comparison would be compiled into a branch.
+                keys[py, px + i] = before + ((key - before) & ((key - before) >> 63))
+            aleft += CHUNK * aright
+            bleft += CHUNK * bright
+            cleft += CHUNK * cright
+        a += aup
+        b += bup
+        c += cup
 
 
 @kernel
@@ -144,10 +169,10 @@ def _fill_clipped(
     i1: int,
     i2: int,
     label: int,
-    ids: np.ndarray,
-    depth: np.ndarray,
+    width: int,
+    keys: np.ndarray,
 ) -> None:
-    height, width = ids.shape
+    height = keys.shape[0]
     polygon = np.zeros((9, 4))
     count = _clip(pos, i0, i1, i2, polygon)
     screen = np.zeros((9, 2), dtype=np.int64)
@@ -172,14 +197,16 @@ def _fill_clipped(
             screen[i, 1],
             polygon[i, 2],
             label,
-            ids,
-            depth,
+            width,
+            keys,
         )
 
 
 @kernel
 def _outcode(x: float, y: float, z: float, w: float) -> int:
     # One bit for each frustum plane that the vertex is beyond.
+    if abs(x) <= w and abs(y) <= w and abs(z) <= w and MIN_W <= w < np.inf:
+        return 0
     if not (np.isfinite(x) and np.isfinite(y) and np.isfinite(z) and np.isfinite(w)):
         return INVALID
     code = 0
@@ -202,19 +229,20 @@ def _outcode(x: float, y: float, z: float, w: float) -> int:
 
 @kernel
 def visible_image(
-    pos: np.ndarray, tri: np.ndarray, start: int, count: int, ids: np.ndarray, depth: np.ndarray
+    pos: np.ndarray, tri: np.ndarray, start: int, count: int, width: int, keys: np.ndarray
 ) -> None:
-    """Find the nearest triangle at every pixel centre.
+    """Find the nearest triangle at every pixel centre; of equally near ones the last.
 
     Args:
         pos: float32 ``[V, 4]``, clip space.
         tri: int32 ``[T, 3]``; only ``start .. start + count`` are drawn.
         start: First triangle.
         count: Number of triangles.
-        ids: int32 ``[H, W]``, zeros; becomes one-based triangle ids.
-        depth: int64 ``[H, W]``, 2**32; becomes z/w as 32-bit fixed point.
+        width: Columns of the image, W.
+        keys: int64 ``[H, W + KEY_PADDING]``, all ``NOTHING``; becomes the smallest key of each
+            pixel: z/w as 32-bit fixed point, then 31 bits of ``LAST_ID`` minus one-based id.
     """
-    height, width = ids.shape
+    height = keys.shape[0]
     low, high = vertex_span(tri, start, count, len(pos))
     n = high - low
     screen = np.zeros((n, 2), dtype=np.int32)
@@ -246,8 +274,8 @@ def visible_image(
                 np.int64(screen[i2, 1]),
                 ndc_z[i2],
                 t + 1,
-                ids,
-                depth,
+                width,
+                keys,
             )
         elif (c0 & c1 & c2) == 0 and (c0 | c1 | c2) < INVALID:
-            _fill_clipped(pos, i0 + low, i1 + low, i2 + low, t + 1, ids, depth)
+            _fill_clipped(pos, i0 + low, i1 + low, i2 + low, t + 1, width, keys)

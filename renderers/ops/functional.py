@@ -80,7 +80,8 @@ def rasterize(
         ranges: int32 ``[B, 2]``, first triangle and number of triangles of each image; kept on
             the CPU, moved there otherwise.
         want_db: Also compute the screen derivatives of u and v.
-        backend: ``"numba"``, ``"torch"``, or None: numba for CPU tensors, torch for others.
+        backend: ``"numba"`` (CPU), ``"nvdiffrast"`` (CUDA), ``"torch"`` (any), or None: numba for
+            CPU tensors, nvdiffrast for CUDA tensors where it is installed, torch for others.
 
     Returns:
         ``rast`` float32 ``[B, H, W, 4]``: (u, v, z/w, id). u and v are the perspective-correct
@@ -92,6 +93,7 @@ def rasterize(
 
     Raises:
         ValueError: A wrong dtype, shape, device, range or backend.
+        MissingDependency: The backend's package is not installed.
     """
     tri = _check("tri", tri, torch.int32, (None, 3))
     pos = _check_pos(pos, None, tri.device)

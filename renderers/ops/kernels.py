@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .coverage import visible_image
+from .coverage import KEY_PADDING, NOTHING, visible_image
 from .parallel import each_image
 from .pixels import barycentric_image, interpolate_image
 
@@ -66,10 +66,10 @@ def rasterize_numpy(
 
     def job(image: int) -> None:
         vertices = pos if shared else pos[image]
+        keys = np.full((height, width + KEY_PADDING), NOTHING, dtype=np.int64)
         ids = np.zeros((height, width), dtype=np.int32)
-        depth = np.full((height, width), 1 << 32, dtype=np.int64)
-        visible_image(vertices, tri, *spans[image], ids, depth)
-        barycentric_image(vertices, tri, ids, rast[image])
+        visible_image(vertices, tri, *spans[image], width, keys)
+        barycentric_image(vertices, tri, keys, ids, rast[image])
         if large:
             rast[image, ..., 3] = encode_ids(ids)
 

@@ -153,6 +153,7 @@ class _Antialias(torch.autograd.Function):
         )
         count, height, width = pixels.shape[:3]
         out = pixels.copy()
+        keep_idle = bool(ctx.needs_input_grad[0])
         blends: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * count
 
         def job(image: int) -> None:
@@ -165,6 +166,7 @@ class _Antialias(torch.autograd.Function):
                 _image(vertices, image),
                 faces,
                 across,
+                keep_idle,
                 out[image],
                 items,
                 alphas,
@@ -181,8 +183,8 @@ class _Antialias(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         color, pos = (_numpy(t) for t in ctx.saved_tensors)
         grad = _numpy(grads[0])
-        grad_color = grad.copy()
-        wanted = ctx.needs_input_grad[2]
+        for_color, wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
+        grad_color = grad.copy() if for_color else grad[:, :0]
 
         def fill(image: int, low: int, buffer: np.ndarray) -> None:
             antialias_image_grad(
@@ -202,7 +204,7 @@ class _Antialias(torch.autograd.Function):
 
         grad_pos = _sum_images(pos, len(grad), span, fill)
         return (
-            torch.from_numpy(grad_color) if ctx.needs_input_grad[0] else None,
+            torch.from_numpy(grad_color) if for_color else None,
             None,
             grad_pos if wanted else None,
             None,

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from .coverage import LAST_ID, NOTHING
 from .parallel import kernel
 
 
 @kernel
-def barycentric_image(pos: np.ndarray, tri: np.ndarray, ids: np.ndarray, rast: np.ndarray) -> None:
-    """Fill ``rast`` float32 ``[H, W, 4]`` (zeros) with u, v, z/w and the id as a float."""
+def barycentric_image(
+    pos: np.ndarray, tri: np.ndarray, keys: np.ndarray, ids: np.ndarray, rast: np.ndarray
+) -> None:
+    """From the keys of ``coverage.visible_image`` to u, v, z/w and id.
+
+    Args:
+        pos: float32 ``[V, 4]``.
+        tri: int32 ``[T, 3]``.
+        keys: int64 ``[H, W + KEY_PADDING]``.
+        ids: int32 ``[H, W]`` zeros, receives the one-based ids.
+        rast: float32 ``[H, W, 4]`` zeros, receives u, v, z/w and the id as a float.
+    """
     height, width = ids.shape
     for py in range(height):
         fy = (2 * py + 1) / height - 1.0
         for px in range(width):
-            label = ids[py, px]
-            if label == 0:
+            key = keys[py, px]
+            if key == NOTHING:
                 continue
+            label = LAST_ID - (key & LAST_ID)
             fx = (2 * px + 1) / width - 1.0
             i0, i1, i2 = tri[label - 1, 0], tri[label - 1, 1], tri[label - 1, 2]
             w0, w1, w2 = np.float64(pos[i0, 3]), np.float64(pos[i1, 3]), np.float64(pos[i2, 3])
@@ -33,13 +45,15 @@ def barycentric_image(pos: np.ndarray, tri: np.ndarray, ids: np.ndarray, rast: n
             w = a0 * w0 + a1 * w1 + a2 * w2
             u = v = z = 0.0
             if total != 0.0:
-                u = min(1.0, max(0.0, a0 / total))
-                v = min(1.0, max(0.0, a1 / total))
+                inverse = 1.0 / total
+                u = min(1.0, max(0.0, a0 * inverse))
+                v = min(1.0, max(0.0, a1 * inverse))
                 if u + v > 1.0:
                     u, v = u / (u + v), v / (u + v)
             if w != 0.0:
                 z = (a0 * pos[i0, 2] + a1 * pos[i1, 2] + a2 * pos[i2, 2]) / w
                 z = min(1.0, max(-1.0, z))
+            ids[py, px] = label
             rast[py, px, 0] = u
             rast[py, px, 1] = v
             rast[py, px, 2] = z

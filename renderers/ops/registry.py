@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import torch
 
+from ...errors import MissingDependency
 from .backend import Backend
 
 
@@ -16,30 +18,71 @@ def _numba() -> Backend:
     return NumbaBackend()
 
 
+def _nvdiffrast() -> Backend:
+    from .nvdiffrast_backend import NvdiffrastBackend, nvdiffrast_module
+
+    module = nvdiffrast_module()
+    if module is None:
+        raise MissingDependency(
+            "the backend 'nvdiffrast' needs the package nvdiffrast, which is not installed here",
+            hint="install it from its repository (non-commercial licence), or use backend 'torch'",
+        )
+    return NvdiffrastBackend(module)
+
+
 def _torch() -> Backend:
     from .torch_backend import TorchBackend
 
     return TorchBackend()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"numba": _numba, "torch": _torch}
+class Entry(NamedTuple):
+    """A backend of the table.
+
+    Attributes:
+        load: Makes it, importing what it needs.
+        device: The kind of device whose tensors it takes; None = any.
+    """
+
+    load: Callable[[], Backend]
+    device: str | None
+
+
+BACKENDS: dict[str, Entry] = {
+    "numba": Entry(_numba, "cpu"),
+    "nvdiffrast": Entry(_nvdiffrast, "cuda"),
+    "torch": Entry(_torch, None),
+}
 
 
 @cache
 def _loaded(name: str) -> Backend:
-    return BACKENDS[name]()
+    return BACKENDS[name].load()
+
+
+def default_backend(device: torch.device) -> str:
+    """``numba`` on the CPU, ``nvdiffrast`` on CUDA where that is installed, ``torch`` elsewhere."""
+    if device.type == "cpu":
+        return "numba"
+    if device.type == "cuda":
+        from .nvdiffrast_backend import nvdiffrast_module
+
+        return "nvdiffrast" if nvdiffrast_module() is not None else "torch"
+    return "torch"
 
 
 def get_backend(name: str | None, device: torch.device) -> Backend:
-    """The backend called ``name``; by default ``numba`` for CPU tensors and ``torch`` elsewhere.
+    """The backend called ``name``; by default :func:`default_backend` of the device.
 
     Raises:
-        ValueError: An unknown name, or ``numba`` for tensors that are not on the CPU.
+        ValueError: An unknown name, or a backend that does not work on ``device``.
+        MissingDependency: The backend's package is not installed.
     """
     if name is None:
-        name = "numba" if device.type == "cpu" else "torch"
+        name = default_backend(device)
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {sorted(BACKENDS)}, not {name!r}")
-    if name == "numba" and device.type != "cpu":
-        raise ValueError(f"backend 'numba' works on CPU tensors, not on {device}")
+    wanted = BACKENDS[name].device
+    if wanted is not None and device.type != wanted:
+        raise ValueError(f"backend {name!r} works on {wanted} tensors, not on {device}")
     return _loaded(name)

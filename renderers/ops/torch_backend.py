@@ -16,6 +16,7 @@ from .kernels import FLOAT_IDS, ID_BITS
 from .torch_antialiasing import blend, opposite_vertices
 
 MIN_W = 1e-30
+HALF_DEPTH = 0.5 * 4294967295.0
 CHUNK = 1 << 22  # pairs of (triangle, pixel) looked at together
 
 
@@ -136,6 +137,7 @@ def _visible(
         cell = low[which] + torch.stack([nth % box[which, 0], nth // box[which, 0]], dim=1)
         point = centre + 16 * cell
         inside = torch.ones_like(which, dtype=torch.bool)
+        scale = HALF_DEPTH / area.abs()[which].to(torch.float64)
         total = torch.zeros_like(which, dtype=torch.float64)
         for k in range(3):
             a, b = xy[which, (k + 1) % 3], xy[which, (k + 2) % 3]
@@ -143,9 +145,8 @@ def _visible(
             value = side[:, 0] * rel[:, 1] - side[:, 1] * rel[:, 0]
             shut = (side[:, 1] > 0) | ((side[:, 1] == 0) & (side[:, 0] <= 0))
             inside &= (value > 0) | ((value == 0) & ~shut)
-            total = total + z[which, k] * value
-        depth = total / area.abs()[which]
-        fixed = ((depth * 0.5 + 0.5) * 4294967295.0).to(torch.int64)
+            total = total + z[which, k] * scale * value
+        fixed = (total + HALF_DEPTH).to(torch.int64)
         key = (fixed << 31) | ((1 << 31) - 1 - (first + index[which] + 1))
         place = cell[:, 1] * width + cell[:, 0]
         best.scatter_reduce_(0, place[inside], key[inside], "amin")

@@ -1,0 +1,1 @@
+"""Blender as a renderer: a supervised child process for every worker."""
