@@ -25,7 +25,7 @@ from g3d.renderers.cameras import Camera, orbit
 from g3d.renderers.meshes import Material, Mesh, make_mesh, vertex_normals
 from g3d.renderers.ops.registry import default_backend
 from g3d.renderers.raster import RasterRenderer
-from g3d.renderers.raster_torch import TorchRasterRenderer
+from g3d.renderers.raster.torch_renderer import TorchRasterRenderer
 
 RINGS = 71  # 2 * 71 * 142 triangles
 

@@ -139,7 +139,7 @@ def _shard(path: Path) -> Facts:
 
 def _mesh(path: Path) -> Facts:
     from ..renderers.meshes import bounds, face_areas
-    from ..renderers.meshload import load_mesh
+    from ..renderers.meshes.load import load_mesh
 
     try:
         mesh = load_mesh(path)

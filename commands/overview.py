@@ -16,7 +16,7 @@ from ..manifests.dataset import Dataset
 from ..renderers import sheets
 from ..renderers.base import Renderer, RenderSettings
 from ..renderers.meshes import normalise
-from ..renderers.meshload import FORMATS
+from ..renderers.meshes.load import FORMATS
 from ..renderers.sheets import Tile
 from . import places
 from .pictures import (

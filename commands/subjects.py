@@ -11,7 +11,7 @@ from ..errors import AssetError, ConfigError, DatasetError, G3DError
 from ..manifests.dataset import INFO, Dataset
 from ..renderers.base import Renderer
 from ..renderers.meshes import Mesh
-from ..renderers.meshload import FORMATS, load_mesh
+from ..renderers.meshes.load import FORMATS, load_mesh
 
 HINTS = {
     "missing_texture": "put the file where the model looks for it, or save the model with it",

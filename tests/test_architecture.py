@@ -48,14 +48,29 @@ TORCH_FREE = (
     "manifests/**/*.py",
     "pipeline/**/*.py",
     "renderers/cameras.py",
-    "renderers/meshes.py",
     "renderers/base.py",
-    "renderers/raster*.py",
+    "renderers/meshes/*.py",
+    "renderers/blender/**/*.py",
+    *(
+        f"renderers/raster/{name}.py"
+        for name in (
+            "__init__",
+            "renderer",
+            "mipmaps",
+            "resolve",
+            "sampling",
+            "shading",
+            "visibility",
+        )
+    ),
 )
 HEAVY = {"torch", "ray", "bpy", "numba", "trimesh", "scipy", "pyarrow", "matplotlib", "tensorboard"}
 EAGER = (
     *("g3d", "g3d.cli", "g3d.config", "g3d.console", "g3d.errors"),
-    *(f"g3d.commands.{name}" for name in ("options", "places", "reports", "describe", "demo", "render", "view")),
+    *(
+        f"g3d.commands.{name}"
+        for name in ("options", "places", "reports", "describe", "demo", "render", "view")
+    ),
     "g3d.trainer.trained",
 )
 MAX_FILE, MAX_FUNCTION = 400, 60

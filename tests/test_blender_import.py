@@ -229,7 +229,7 @@ def view(renderer: BlenderRenderer, path: Path) -> np.ndarray:
     ],
 )
 def test_formats_that_both_renderers_read(renderer, tmp_path, name, data):
-    from g3d.renderers.meshload import load_mesh
+    from g3d.renderers.meshes.load import load_mesh
 
     path = put(tmp_path / name, data)
     mesh = renderer.open(path).mesh

@@ -20,7 +20,7 @@ from g3d.renderers.blender.renderer import BlenderRenderer
 from g3d.renderers.blender.settings import BlenderSettings
 from g3d.renderers.cameras import Camera, orbit, project
 from g3d.renderers.meshes import normalise
-from g3d.renderers.meshload import load_mesh
+from g3d.renderers.meshes.load import load_mesh
 from g3d.renderers.raster import RasterRenderer
 from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals

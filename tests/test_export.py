@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from g3d.errors import AssetError
 from g3d.renderers.meshes import Material, Mesh, bounds, face_areas, make_mesh, sample_surface
-from g3d.renderers.meshload import load_mesh
+from g3d.renderers.meshes.load import load_mesh
 from g3d.trainer.asset import Asset
 from g3d.trainer.export.bake import bake, evaluate, fill_background, texel_positions
 from g3d.trainer.export.clean import (

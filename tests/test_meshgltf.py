@@ -14,7 +14,7 @@ import pytest
 import trimesh
 from g3d.errors import AssetError
 from g3d.renderers.meshes import face_areas
-from g3d.renderers.meshload import load_mesh
+from g3d.renderers.meshes.load import load_mesh
 from PIL import Image
 from scipy.spatial.transform import Rotation
 

@@ -10,8 +10,8 @@ import pytest
 import trimesh
 from g3d.errors import AssetError
 from g3d.renderers.meshes import Material, Mesh
-from g3d.renderers.meshload import load_mesh
-from g3d.renderers.mipmaps import srgb_to_linear
+from g3d.renderers.meshes.load import load_mesh
+from g3d.renderers.srgb import srgb_to_linear
 from PIL import Image
 
 

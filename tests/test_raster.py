@@ -8,10 +8,10 @@ from g3d.errors import AssetError
 from g3d.renderers.base import RenderSettings, Views
 from g3d.renderers.cameras import Camera, orbit, project, unproject
 from g3d.renderers.meshes import Material, Mesh, concatenate, make_mesh, vertex_normals
-from g3d.renderers.mipmaps import linear_to_srgb, srgb_to_linear
 from g3d.renderers.ops.kernels import rasterize_numpy
 from g3d.renderers.raster import RasterRenderer
-from g3d.renderers.shading import LightRig
+from g3d.renderers.raster.shading import LightRig
+from g3d.renderers.srgb import linear_to_srgb, srgb_to_linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
@@ -387,7 +387,7 @@ def test_mesh_without_faces_is_blank():
 
 
 def test_too_many_triangles_for_the_id_channel(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("g3d.renderers.raster.FLOAT_IDS", 3)
+    monkeypatch.setattr("g3d.renderers.raster.renderer.FLOAT_IDS", 3)
     with pytest.raises(AssetError, match="memory"):
         render(cube())
 
@@ -459,12 +459,12 @@ def test_the_masked_one_of_two_coincident_surfaces_shows():
 
 
 def test_images_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch):
-    from g3d.renderers import raster
+    from g3d.renderers.raster import renderer
 
     cameras = orbit(np.linspace(0, 5, 6), 0.3, 1.5, FOV)
     found = []
     for threads in (1, 4):
-        monkeypatch.setattr(raster, "thread_count", lambda count=threads: count)
+        monkeypatch.setattr(renderer, "thread_count", lambda count=threads: count)
         found.append(render(cube(), cameras, RenderSettings(size=64, light="pbr")))
     for name in ("rgba", "depth", "normal", "albedo"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))

@@ -11,12 +11,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from g3d.renderers import raster_torch
 from g3d.renderers.base import RenderSettings, Views
 from g3d.renderers.cameras import orbit
 from g3d.renderers.meshes import Mesh
-from g3d.renderers.raster import RasterRenderer
-from g3d.renderers.raster_torch import TorchRasterRenderer
+from g3d.renderers.raster import RasterRenderer, torch_renderer
+from g3d.renderers.raster.torch_renderer import TorchRasterRenderer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,13 +90,13 @@ def test_a_view_takes_no_more_memory_than_is_reckoned(
 ) -> None:
     """What `auto` counts on."""
     reckoned: list[int] = []
-    bytes_of_view = raster_torch._bytes_of_view
+    bytes_of_view = torch_renderer._bytes_of_view
 
     def noted(look):
         reckoned.append(bytes_of_view(look))
         return reckoned[-1]
 
-    monkeypatch.setattr(raster_torch, "_bytes_of_view", noted)
+    monkeypatch.setattr(torch_renderer, "_bytes_of_view", noted)
     look = RenderSettings(size=256)
     cuda_views(cpu.SHAPES[shape], MANY[:8], look)
     torch.cuda.empty_cache()
@@ -105,7 +104,7 @@ def test_a_view_takes_no_more_memory_than_is_reckoned(
     before = torch.cuda.memory_allocated()
     cuda_views(cpu.SHAPES[shape], MANY[:8], look)
     peak = torch.cuda.max_memory_allocated() - before
-    bound = 8 * reckoned[-1] + raster_torch.WORKING
+    bound = 8 * reckoned[-1] + torch_renderer.WORKING
     assert peak < bound, f"{peak / 1e6:.0f} MB, reckoned {bound / 1e6:.0f} MB"
 
 

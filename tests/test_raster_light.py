@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
-from g3d.renderers import shading
 from g3d.renderers.base import RenderSettings, Views
 from g3d.renderers.cameras import Camera, orbit, project, unproject
 from g3d.renderers.meshes import Material, Mesh, concatenate, make_mesh, vertex_normals
-from g3d.renderers.mipmaps import linear_to_srgb, srgb_to_linear
-from g3d.renderers.raster import RasterRenderer
+from g3d.renderers.raster import RasterRenderer, shading
+from g3d.renderers.srgb import linear_to_srgb, srgb_to_linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

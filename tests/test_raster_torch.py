@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from g3d.errors import AssetError, MissingDependency
-from g3d.renderers import raster_torch, raster_torch_visibility
 from g3d.renderers.base import RenderSettings, Views
 from g3d.renderers.cameras import Camera, orbit
 from g3d.renderers.meshes import Material, Mesh, concatenate, make_mesh, vertex_normals
-from g3d.renderers.raster import RasterRenderer
-from g3d.renderers.raster_torch import TorchRasterRenderer
+from g3d.renderers.raster import RasterRenderer, torch_renderer, torch_visibility
+from g3d.renderers.raster.torch_renderer import TorchRasterRenderer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,9 +187,9 @@ def test_batches_do_not_show() -> None:
 
 def test_chunks_of_samples_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     want = torch_views(SHAPES["mixed"], CAMERAS, SHOTS["rig"])
-    monkeypatch.setitem(raster_torch.CHUNK, "cpu", 100)
-    monkeypatch.setattr(raster_torch_visibility, "SETUP", 1000)
-    monkeypatch.setitem(raster_torch_visibility.PAIRS, "cpu", 5000)
+    monkeypatch.setitem(torch_renderer.CHUNK, "cpu", 100)
+    monkeypatch.setattr(torch_visibility, "SETUP", 1000)
+    monkeypatch.setitem(torch_visibility.PAIRS, "cpu", 5000)
     assert_same(torch_views(SHAPES["mixed"], CAMERAS, SHOTS["rig"]), want)
 
 
@@ -224,7 +223,7 @@ def test_the_loop_for_devices_without_a_backend(
     shape: str, radius: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a CUDA device without nvdiffrast runs; up close, triangles are cut by the frustum."""
-    monkeypatch.setattr(raster_torch_visibility, "compiled", lambda surface: None)
+    monkeypatch.setattr(torch_visibility, "compiled", lambda surface: None)
     cameras = orbit(np.linspace(0.1, 5.5, 3), np.linspace(-1.2, 1.2, 3), radius, FOV)
     look = RenderSettings(size=40, width=50, light="pbr")
     want = RasterRenderer().render(SHAPES[shape], cameras, look)
@@ -292,7 +291,7 @@ def test_memory_running_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     mesh, look = SHAPES["plain"], RenderSettings(size=24)
     want = torch_views(mesh, CAMERAS, look)
     sizes: list[int] = []
-    batch = raster_torch._batch
+    batch = torch_renderer._batch
 
     def tight(look, matrices, eyes):
         sizes.append(len(matrices))
@@ -300,7 +299,7 @@ def test_memory_running_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) ->
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
         return batch(look, matrices, eyes)
 
-    monkeypatch.setattr(raster_torch, "_batch", tight)
+    monkeypatch.setattr(torch_renderer, "_batch", tight)
     assert_same(torch_views(mesh, CAMERAS, look, 5), want)
     assert sizes == [5, 2, 1, 1, 1, 1, 1]
 
@@ -309,7 +308,7 @@ def test_one_view_too_large_is_an_asset_error(monkeypatch: pytest.MonkeyPatch) -
     def full(look, matrices, eyes):
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr(raster_torch, "_batch", full)
+    monkeypatch.setattr(torch_renderer, "_batch", full)
     with pytest.raises(AssetError, match="one view is too large") as error:
         torch_views(SHAPES["plain"], CAMERAS, SHOTS["rig"])
     assert error.value.reason == "memory"
@@ -319,30 +318,30 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
     def broken(look, matrices, eyes):
         raise RuntimeError("device-side assert triggered")
 
-    monkeypatch.setattr(raster_torch, "_batch", broken)
+    monkeypatch.setattr(torch_renderer, "_batch", broken)
     with pytest.raises(RuntimeError, match="device-side"):
         torch_views(SHAPES["plain"], CAMERAS, SHOTS["rig"])
 
 
 def test_the_budget_sets_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    batch = raster_torch._batch
+    batch = torch_renderer._batch
 
     def counted(look, matrices, eyes):
         sizes.append(len(matrices))
         return batch(look, matrices, eyes)
 
-    monkeypatch.setattr(raster_torch, "_batch", counted)
+    monkeypatch.setattr(torch_renderer, "_batch", counted)
     look = RenderSettings(size=32)
     torch_views(SHAPES["mixed"], CAMERAS, look)
     assert sizes == [5]
-    monkeypatch.setattr(raster_torch, "CPU_BUDGET", 3 << 20)
+    monkeypatch.setattr(torch_renderer, "CPU_BUDGET", 3 << 20)
     torch_views(SHAPES["mixed"], CAMERAS, look)
     assert 1 < sizes[1] < 5
 
 
 def test_too_many_triangles_for_the_id_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raster_torch, "FLOAT_IDS", 3)
+    monkeypatch.setattr(torch_renderer, "FLOAT_IDS", 3)
     with pytest.raises(AssetError, match="memory"):
         torch_views(SHAPES["plain"], CAMERAS, SHOTS["rig"])
 

@@ -240,7 +240,7 @@ def test_the_sheet_shows_what_the_renderer_gives(g3d: Run, box: Path, tmp_path: 
     flags = {"views": 3, "render": {"size": 40, "light": "flat"}}
     config = pictures.render_config({**flags, "camera": {"sampler": "hemisphere"}}, ["seed=5"])
     from g3d.renderers.meshes import normalise
-    from g3d.renderers.meshload import load_mesh
+    from g3d.renderers.meshes.load import load_mesh
     from g3d.renderers.raster import RasterRenderer
 
     mesh, transform = normalise(load_mesh(box), 0.6)

@@ -131,7 +131,7 @@ class FolderSource:
         Raises:
             AssetError: The file is gone or cannot be read.
         """
-        from ...renderers.meshload import load_mesh
+        from ...renderers.meshes.load import load_mesh
 
         return load_mesh(self.file(asset))
 

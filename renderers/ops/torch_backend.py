@@ -73,10 +73,14 @@ def _project(corners: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor
     return snapped, corners[..., 2] / corners[..., 3]
 
 
-def _pieces(
+def pieces(
     pos: torch.Tensor, tri: torch.Tensor, size: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # Triangles to draw of one image, clipped: xy int64 [N, 3, 2], z/w [N, 3], index in tri [N].
+    """Triangles to draw of one image, clipped to the frustum and snapped.
+
+    Returns:
+        xy int64 ``[N, 3, 2]``, z/w ``[N, 3]``, row of ``tri`` ``[N]``.
+    """
     index = torch.arange(len(tri), device=tri.device)
     valid = ((tri >= 0) & (tri < len(pos))).all(1)
     index = index[valid]
@@ -108,7 +112,7 @@ def _visible(
 ) -> torch.Tensor:
     # One-based ids int64 [H, W] of one image; `first` is the place of tri[0] in the whole buffer.
     height, width = size
-    xy, z, index = _pieces(pos, tri, size)
+    xy, z, index = pieces(pos, tri, size)
     d1, d2 = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
     area = d1[:, 0] * d2[:, 1] - d2[:, 0] * d1[:, 1]
     turn = torch.where(area < 0, 1, 0)

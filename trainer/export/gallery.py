@@ -19,7 +19,7 @@ from ...manifests.atomic import write_atomic
 from ...renderers.base import RenderSettings
 from ...renderers.cameras import Camera, look_at
 from ...renderers.meshes import Mesh, bounds
-from ...renderers.meshload import load_mesh
+from ...renderers.meshes.load import load_mesh
 
 log = logging.getLogger(__name__)
 

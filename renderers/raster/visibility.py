@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ops.coverage import INVALID, MIN_W
+from ..ops.coverage import INVALID, MIN_W
 from .sampling import (
     barycentrics,
     blend,

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError
+from ...errors import AssetError
+from ..srgb import srgb_to_linear
+from . import Material, Mesh
 from .gltffile import GltfFile, accessor, image_bytes, open_gltf, read_texture
-from .meshes import Material, Mesh
-from .mipmaps import srgb_to_linear
 
 log = logging.getLogger(__name__)
 

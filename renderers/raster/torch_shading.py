@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .raster import _Surface
+from .renderer import PackedMesh
 
 SETUP = 1 << 20
 """Triangles (of all views together) that are set up at once."""
@@ -64,7 +64,7 @@ class Surface:
     solid: torch.Tensor
 
 
-def upload(packed: _Surface, device: torch.device) -> Surface:
+def upload(packed: PackedMesh, device: torch.device) -> Surface:
     """Copy a packed mesh to ``device``."""
 
     def tensor(array: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:

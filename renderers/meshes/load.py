@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import AssetError
-from .meshes import Material, Mesh, concatenate, make_mesh
-from .meshgltf import read_gltf
-from .meshobj import linear_colors, read_obj
+from ...errors import AssetError
+from . import Material, Mesh, concatenate, make_mesh
+from .gltf import read_gltf
+from .obj import linear_colors, read_obj
 
 log = logging.getLogger(__name__)
 

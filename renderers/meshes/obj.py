@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import AssetError
-from .meshes import Material, Mesh
-from .mipmaps import srgb_to_linear
+from ...errors import AssetError
+from ..srgb import srgb_to_linear
+from . import Material, Mesh
 from .textures import decode_texture, find_beside, read_beside
 
 # Options of a map_ statement and how many words each takes; the file name comes after them.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .raster_torch_shading import Projected, Samples, Surface, textured
 from .shading import MIN_FACING, MIN_ROUGHNESS
+from .torch_shading import Projected, Samples, Surface, textured
 
 Light = Callable[[Surface, Projected, Samples, torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes the mesh, its cameras, ``n`` samples, their linear base colours ``[n, 3]`` and their unit

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from ..errors import AssetError
+from ...errors import AssetError
 
 
 def find_beside(folder: Path, name: str) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import AssetError
+from ...errors import AssetError
 
 AlphaMode = Literal["opaque", "mask", "blend"]
 

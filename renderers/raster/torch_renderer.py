@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import AssetError, MissingDependency
+from ...errors import AssetError, MissingDependency
+from ..base import RenderSettings, Views
+from ..cameras import Camera
+from ..meshes import Mesh, transformed
+from ..ops.kernels import FLOAT_IDS
 from . import mipmaps, shading
-from .base import RenderSettings, Views
-from .cameras import Camera
-from .meshes import Mesh, transformed
-from .ops.kernels import FLOAT_IDS
-from .raster import RasterRenderer, _pack
-from .raster_torch_lights import Light, light_of
-from .raster_torch_shading import (
+from .renderer import RasterRenderer, pack
+from .torch_lights import Light, light_of
+from .torch_shading import (
     SETUP,
     SETUP_BYTES,
     Projected,
@@ -36,7 +36,7 @@ from .raster_torch_shading import (
     take,
     upload,
 )
-from .raster_torch_visibility import PAIR_BYTES, PAIRS, compiled, visible
+from .torch_visibility import PAIR_BYTES, PAIRS, compiled, visible
 
 CHUNK = {"cuda": 1 << 20, "cpu": 1 << 16}
 """Samples shaded at once, by kind of device."""
@@ -159,7 +159,7 @@ class TorchRasterScene:
         if not len(mesh.faces) or not count:
             return views
         look = _Look(
-            surface=upload(_pack(mesh, settings), self.device),
+            surface=upload(pack(mesh, settings), self.device),
             light=light_of(shading.LIGHTS[settings.light]),
             encode=torch.tensor(mipmaps.ENCODE, device=self.device),
             height=height,

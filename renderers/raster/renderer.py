@@ -11,7 +11,7 @@ whatever is behind, masked or not; where a masked and a solid surface coincide t
 Both sides of every face are drawn, with the shading normal turned to the viewer, since real models
 often have inconsistent winding.
 
-Lights and their formulas: :mod:`g3d.renderers.shading`. Without vertex normals shading is flat.
+Lights and their formulas: :mod:`.shading`. Without vertex normals shading is flat.
 Views are drawn on several threads where ``NUMBA_NUM_THREADS`` and ``OMP_NUM_THREADS`` allow; the
 images do not depend on it.
 """
@@ -25,18 +25,18 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from ..errors import AssetError
+from ...errors import AssetError
+from ..base import RenderSettings, Views
+from ..cameras import Camera
+from ..meshes import Mesh, face_normals, transformed
+from ..ops.kernels import FLOAT_IDS
+from ..ops.parallel import each_image
 from . import mipmaps, shading
-from .base import RenderSettings, Views
-from .cameras import Camera
-from .meshes import Mesh, face_normals, transformed
-from .ops.kernels import FLOAT_IDS
-from .ops.parallel import each_image
 from .resolve import draw_image
 
 
 @dataclass(frozen=True)
-class _Surface:
+class PackedMesh:
     """A mesh packed for the kernels: contiguous float32/int32 arrays, empty where absent.
 
     ``physical`` [M, 5]: metallic, roughness, emission; ``physical_index`` [M, 2]: their textures.
@@ -59,7 +59,8 @@ class _Surface:
     holes: np.ndarray
 
 
-def _pack(mesh: Mesh, settings: RenderSettings) -> _Surface:
+def pack(mesh: Mesh, settings: RenderSettings) -> PackedMesh:
+    """Put ``mesh`` into arrays, its textures into chains of mip maps."""
     # A quarter of a sample is finer than the filter can show, unless an atlas is mostly empty.
     longest = 4 * max(settings.resolution) * settings.supersample
     table = mesh.materials
@@ -72,7 +73,7 @@ def _pack(mesh: Mesh, settings: RenderSettings) -> _Surface:
     if mesh.colors is not None:
         opacity = opacity * mesh.colors[mesh.faces, 3].min(axis=1)
     count = len(mesh.vertices)
-    return _Surface(
+    return PackedMesh(
         vertices=np.ascontiguousarray(mesh.vertices, np.float32),
         tri=np.ascontiguousarray(mesh.faces, np.int32),
         uvs=np.zeros((count, 2), np.float32) if mesh.uvs is None else mesh.uvs,
@@ -108,7 +109,7 @@ class RasterRenderer:
     def open(self, asset: Mesh | Path) -> RasterScene:
         """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
         if isinstance(asset, Path):
-            from .meshload import load_mesh
+            from ..meshes.load import load_mesh
 
             asset = load_mesh(asset)
         return RasterScene(asset)
@@ -149,7 +150,7 @@ class RasterScene:
         )
         if not len(mesh.faces):
             return views
-        s, light = _pack(mesh, settings), shading.LIGHTS[settings.light]
+        s, light = pack(mesh, settings), shading.LIGHTS[settings.light]
         geometry = (
             s.vertices, s.tri, s.uvs, s.colors, s.normals, s.face_normals, s.face_material,
         )  # fmt: skip

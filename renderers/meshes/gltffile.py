@@ -16,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from ..errors import AssetError
-from .meshes import Material
+from ...errors import AssetError
+from . import Material
 from .textures import decode_texture, read_beside
 
 _DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32,

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .ops import rasterize
-from .ops.registry import default_backend
-from .ops.torch_backend import _pieces
-from .raster_torch_shading import SETUP, Projected, Surface, opacity, take
+from ..ops import rasterize
+from ..ops.registry import default_backend
+from ..ops.torch_backend import pieces
+from .torch_shading import SETUP, Projected, Surface, opacity, take
 
 PAIRS = {"cuda": 1 << 22, "cpu": 1 << 18}
 """Pairs of a triangle and a sample looked at together, by kind of device."""
@@ -86,7 +86,7 @@ def _setup(
     view, face = span // len(faces), faces[span % len(faces)]
     corners = surface.tri[face] + view[:, None] * projected.clip.shape[1]
     own = torch.arange(3 * len(span), device=span.device, dtype=torch.int32).view(-1, 3)
-    xy, z, index = _pieces(projected.clip.view(-1, 4)[corners.view(-1)], own, projected.size)
+    xy, z, index = pieces(projected.clip.view(-1, 4)[corners.view(-1)], own, projected.size)
     side, other = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
     area = side[:, 0] * other[:, 1] - other[:, 0] * side[:, 1]
     clockwise = area < 0

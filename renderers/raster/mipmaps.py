@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
-from .meshes import Material
+from ..meshes import Material
+from ..srgb import linear_to_srgb, srgb_to_linear
 
 # A texel in a mip chain is uint16, linear: a step is 1/20 of the finest 8-bit sRGB step.
 _FULL = 65535.0
@@ -33,17 +34,6 @@ class Textures:
     texels: np.ndarray
     levels: np.ndarray
     first: np.ndarray
-
-
-def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """Decode sRGB 0..1 (IEC 61966-2-1)."""
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """Encode linear light 0..1 as sRGB (IEC 61966-2-1)."""
-    value = np.clip(value, 0.0, 1.0)
-    return np.where(value <= 0.0031308, 12.92 * value, 1.055 * value ** (1 / 2.4) - 0.055)
 
 
 _DECODE = (srgb_to_linear(np.arange(256) / 255.0)).astype(np.float32)
