@@ -2,7 +2,7 @@
 
 ``renderer`` packs a mesh into arrays and draws view by view; ``visibility`` finds what a sample
 sees, ``sampling`` reads textures, ``shading`` lights them, ``resolve`` averages samples into
-pixels, ``mipmaps`` makes texture chains. The ``torch_*`` modules do the same for many views together.
+pixels, ``mipmaps`` makes texture chains. The ``torch_*`` modules do it for many views.
 """
 
 from .renderer import RasterRenderer, RasterScene, thread_count

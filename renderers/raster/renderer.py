@@ -19,6 +19,7 @@ images do not depend on it.
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,7 @@ class RasterRenderer:
 
     name = "raster"
     version = "3"
-    imports: frozenset[str] = frozenset()
+    imports: Set[str] = frozenset()
 
     def open(self, asset: Mesh | Path) -> RasterScene:
         """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""

@@ -10,7 +10,7 @@ sample in 1,000: it orders depths in another way, which shows only where surface
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class TorchRasterRenderer:
 
     name = RasterRenderer.name
     version = RasterRenderer.version
-    imports: frozenset[str] = frozenset()
+    imports: Set[str] = frozenset()
 
     def __init__(self, device: str | torch.device = "cuda", batch_views: int | None = None) -> None:
         if batch_views is not None and batch_views < 1:
