@@ -89,7 +89,7 @@ def upload(packed: PackedMesh, device: torch.device) -> Surface:
         texels=tensor(texels.view(np.int16), torch.int16),
         levels=tensor(levels, whole),
         first=tensor(first, whole),
-        uses=tuple(bool(used) for used in (index >= 0).any(axis=0)),
+        uses=tuple(bool((index[:, kind] >= 0).any()) for kind in range(index.shape[1])),
         holes=tensor(np.flatnonzero(packed.holes), whole),
         solid=tensor(np.flatnonzero(~packed.holes), whole),
     )
