@@ -58,19 +58,11 @@ def pixel_span(ids: np.ndarray, tri: np.ndarray, vertices: int) -> tuple[int, in
 
 @kernel
 def _fill(
-    x0: int,
-    y0: int,
-    z0: float,
-    x1: int,
-    y1: int,
-    z1: float,
-    x2: int,
-    y2: int,
-    z2: float,
-    label: int,
-    width: int,
-    keys: np.ndarray,
-) -> None:
+    x0: int, y0: int, z0: float,
+    x1: int, y1: int, z1: float,
+    x2: int, y2: int, z2: float,
+    label: int, width: int, keys: np.ndarray,
+) -> None:  # fmt: skip
     # Coordinates are 1/16 pixel from the centre of the viewport; z is z/w in [-1, 1].
     height = keys.shape[0]
     left, bottom = 8 - 8 * width, 8 - 8 * height  # centre of pixel (0, 0)
@@ -78,10 +70,8 @@ def _fill(
     px1 = min(width - 1, (max(x0, x1, x2) - left) >> 4)
     py0 = max(0, (min(y0, y1, y2) - bottom + 15) >> 4)
     py1 = min(height - 1, (max(y0, y1, y2) - bottom) >> 4)
-    if px0 > px1 or py0 > py1:
-        return
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    if area == 0:
+    if px0 > px1 or py0 > py1 or area == 0:
         return
     if area < 0:
         x1, x2 = x2, x1
