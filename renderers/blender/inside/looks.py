@@ -91,11 +91,18 @@ SHADINGS = ("lights", "flat")
 
 LOOKS: dict[str, Look] = {
     "get3d": Look("get3d", samples=32, filter_width=0.01, denoise=True, view_transform="Filmic"),
-    "lit": Look("lit", light_tree=False),
+    "lit": Look(
+        "lit",
+        samples=8,
+        light_tree=False,
+        denoise=True,
+        denoise_quality="FAST",
+        denoise_prefilter="NONE",
+    ),
     "flat": Look("flat", shading="flat", samples=8),
 }
-"""``get3d``: as the dataset of GET3D was made; ``lit``: the same lights, anti-aliased and without
-a denoiser; ``flat``: base colours without light."""
+"""``get3d``: as the dataset of GET3D was made; ``lit``: the same lights, anti-aliased, fewer samples
+and a faster denoiser; ``flat``: base colours without light."""
 
 
 def look_from(values: Mapping[str, Any]) -> Look:
