@@ -17,7 +17,7 @@ import bpy
 import numpy as np
 
 sys.path.insert(0, sys.argv[1])
-from inside import colors, framing, looks, materials, passes, scene
+from inside import colors, framing, looks, materials, passes, scene, selftest
 
 Arrays = dict[str, np.ndarray]
 FOV = 0.8
@@ -457,13 +457,13 @@ def check_fallback() -> Arrays:
     copy = passes._copy
     found = []
     passes._copy = lambda *a: {name: 2 * array for name, array in copy(*a).items()}
-    found.append(passes.self_test())
+    found.append(selftest.self_test())
     passes._copy = lambda *a: 1 / 0
-    found.append(passes.self_test())
+    found.append(selftest.self_test())
     asset()
     out = as_arrays(scene.render(request(small("flat"), route="auto")), "auto")
     passes._copy = copy
-    return {**out, "self_test": np.array([*found, passes.self_test()])}
+    return {**out, "self_test": np.array([*found, selftest.self_test()])}
 
 
 def check_leaks() -> Arrays:
@@ -478,7 +478,7 @@ def check_leaks() -> Arrays:
 
 
 def main() -> None:
-    out: Arrays = {"self_test": np.array(passes.self_test())}
+    out: Arrays = {"self_test": np.array(selftest.self_test())}
     checks = {
         "cameras": check_cameras, "same": check_same, "png": check_png,
         "transform": check_transform, "kinds": check_kinds, "leaks": check_leaks,

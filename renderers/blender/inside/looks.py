@@ -101,8 +101,8 @@ LOOKS: dict[str, Look] = {
     ),
     "flat": Look("flat", shading="flat", samples=8),
 }
-"""``get3d``: as the dataset of GET3D was made; ``lit``: the same lights, anti-aliased, fewer samples
-and a faster denoiser; ``flat``: base colours without light."""
+"""``get3d``: as the dataset of GET3D was made; ``lit``: the same lights, anti-aliased, with fewer
+samples and a faster denoiser; ``flat``: base colours without light."""
 
 
 def look_from(values: Mapping[str, Any]) -> Look:

@@ -2,7 +2,7 @@
 
 In background mode Blender keeps no render result that Python could read. Cycles does, for as long
 as its engine's ``render`` runs: :func:`install` wraps that method and copies the passes there. It
-is no public interface, so :func:`self_test` compares it with the EXR file of the same render.
+is no public interface, so :mod:`.selftest` compares it with the EXR file of the same render.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def render(scene: Any, wanted: tuple[str, ...], route: str) -> Passes:
     Args:
         scene: Of Blender.
         wanted: Names among :data:`CHANNELS`.
-        route: ``memory``, ``exr``, or ``auto``: what :func:`self_test` found, memory before it.
+        route: ``memory``, ``exr``, or ``auto``: what :func:`use` was told, memory before it.
 
     Raises:
         RuntimeError: Blender failed, or gave no pixels.
@@ -177,25 +177,6 @@ def _file_output(scene: Any, path: Path) -> Iterator[None]:
         scene.render.filepath = old
 
 
-def self_test() -> str:
-    """Render a small known scene both ways and compare: ``memory`` if it can be used, else ``exr``.
-
-    It leaves an empty scene behind, and decides what ``auto`` means from then on.
-
-    Raises:
-        RuntimeError: Not even the EXR file has the right pixels.
-    """
-    from . import scene
-
-    file = scene.known_passes("exr")
-    scene.check_known(file)
-    try:
-        memory = scene.known_passes("memory")
-    except RuntimeError:
-        memory = {}
-    same = memory.keys() == file.keys() and all(
-        np.array_equal(memory[name], file[name], equal_nan=True) for name in file
-    )
-    _Hook.tested = "memory" if same else "exr"
-    scene.reset()
-    return _Hook.tested
+def use(route: str) -> None:
+    """What ``auto`` means from now on: ``memory`` or ``exr``."""
+    _Hook.tested = route

@@ -18,7 +18,7 @@ import numpy as np
 from mathutils import Matrix
 
 from . import colors, framing, materials, passes
-from .looks import LOOKS, Look
+from .looks import Look
 
 Z_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], np.float64)
 """+Y up to +Z up."""
@@ -85,7 +85,7 @@ def render(request: Request) -> Images:
     """
     look = request.look
     scene = bpy.context.scene
-    _prepare(scene, request)
+    prepare(scene, request)
     count, height, width = len(request.c2w), request.height, request.width
     images = Images(
         rgba=np.zeros((count, height, width, 4), np.uint8),
@@ -93,13 +93,13 @@ def render(request: Request) -> Images:
         normal=np.zeros((count, height, width, 3), np.float32),
         albedo=np.zeros((count, height, width, 3), np.uint8),
     )
-    wanted = (passes.COMBINED, *_aovs(look))
+    wanted = (passes.COMBINED, *aovs(look))
     # A denoiser looks at pixels around: it gets the whole image.
     box = None if look.denoise else _bounding_box()
     with tempfile.TemporaryDirectory(dir=passes.scratch(), prefix="g3d-") as folder:
         for n in range(count):
             c2w, fov_y = request.c2w[n], float(request.fov_y[n])
-            _aim(scene.camera, c2w, fov_y)
+            aim(scene.camera, c2w, fov_y)
             window = framing.crop(scene, box, Z_UP @ c2w, fov_y)
             found = passes.render(scene, wanted, request.passes)
             found = {k: framing.paste(v, window, height, width) for k, v in found.items()}
@@ -130,13 +130,14 @@ def _resolve(found: passes.Passes, look: Look, images: Images, n: int, folder: P
         images.albedo[n] = images.rgba[n, ..., :3]
 
 
-def _aovs(look: Look) -> tuple[str, ...]:
+def aovs(look: Look) -> tuple[str, ...]:
+    """Names of the passes that the materials write for a look."""
     # What a flat look renders is the base colour: a pass of its own would say it again.
     flat = look.shading == "flat"
     return tuple(name for name in materials.AOVS if not (flat and name == materials.ALBEDO))
 
 
-def _prepare(scene: Any, request: Request) -> None:
+def prepare(scene: Any, request: Request) -> None:
     """Write every setting, place the asset, and make its materials fit the look."""
     look = request.look
     materials.prepare()
@@ -147,7 +148,7 @@ def _prepare(scene: Any, request: Request) -> None:
     scene.render.resolution_x, scene.render.resolution_y = request.width, request.height
     layer = scene.view_layers[0]
     for name in materials.AOVS:
-        wanted, there = name in _aovs(look), name in layer.aovs
+        wanted, there = name in aovs(look), name in layer.aovs
         if wanted and not there:
             aov = layer.aovs.add()
             aov.name, aov.type = name, materials.AOVS[name]
@@ -194,7 +195,8 @@ def _flat(matrix: Matrix) -> str:
     return repr([list(row) for row in matrix])
 
 
-def _aim(camera: Any, c2w: np.ndarray, fov_y: float) -> None:
+def aim(camera: Any, c2w: np.ndarray, fov_y: float) -> None:
+    """Put the camera at ``c2w`` (+Y up) with a vertical field of view (radians)."""
     camera.data.sensor_fit = "VERTICAL"
     camera.data.sensor_height = SENSOR
     camera.data.lens = 0.5 * SENSOR / np.tan(0.5 * fov_y)
@@ -346,43 +348,3 @@ def _equal(have: Any, want: Any) -> bool:
     if isinstance(want, float):
         return bool(np.float32(have) == np.float32(want))
     return bool(have == want)
-
-
-def known_passes(route: str) -> passes.Passes:
-    """Reset, and render the scene of the self-test: a plain square at distance 2."""
-    reset()
-    mesh = bpy.data.meshes.new("known")
-    corners = [(-0.5, 0.0, -0.5), (0.5, 0.0, -0.5), (0.5, 0.0, 0.5), (-0.5, 0.0, 0.5)]
-    mesh.from_pydata(corners, [], [(0, 1, 2, 3)])
-    material = bpy.data.materials.new("known")
-    material.use_nodes = True
-    shader = material.node_tree.nodes["Principled BSDF"]
-    shader.inputs["Base Color"].default_value = (0.5, 0.25, 0.125, 1.0)
-    mesh.materials.append(material)
-    scene = bpy.context.scene
-    scene.collection.objects.link(bpy.data.objects.new("known", mesh))
-    c2w = np.eye(4)
-    c2w[2, 3] = 2.0
-    look = LOOKS["flat"]
-    request = Request(c2w[None], np.full(1, 0.8), 12, 16, np.eye(4), look, route)
-    _prepare(scene, request)
-    _aim(scene.camera, c2w, 0.8)
-    framing.crop(scene, None, c2w, 0.8)
-    return passes.render(scene, (passes.COMBINED, *_aovs(look)), route)
-
-
-def check_known(found: passes.Passes) -> None:
-    """Compare the middle and a corner of :func:`known_passes` with what they must be.
-
-    Raises:
-        RuntimeError: They differ: this Blender cannot be used.
-    """
-    middle = {
-        passes.COMBINED: (0.5, 0.25, 0.125, 1.0),
-        materials.NORMAL: (0.0, -1.0, 0.0),
-        materials.DEPTH: (2.0,),
-        materials.HIT: (1.0,),
-    }
-    for name, want in middle.items():
-        if not np.allclose(found[name][6, 8], want, atol=1e-4) or found[name][0, 0].any():
-            raise RuntimeError(f"self-test: pass {name} is {found[name][6, 8]}, expected {want}")

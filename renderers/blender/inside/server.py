@@ -122,12 +122,12 @@ class Server:
         Raises:
             ImportError: There is no Blender.
         """
-        from . import passes, scene
+        from . import scene, selftest
 
         self._scene = scene
         scene.reset()
         route = options["passes"]
-        self._passes = passes.self_test() if route == "auto" else route
+        self._passes = selftest.self_test() if route == "auto" else route
         self._threads = options["threads"]
 
     def facts(self) -> dict[str, Any]:
