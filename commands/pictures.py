@@ -245,7 +245,7 @@ def mesh_line(mesh: Mesh) -> str:
 
 def _look_line(config: RenderConfig, renderer: Renderer, extent: float) -> str:
     return (
-        f"{renderer.name} {renderer.version}, light {config.render.light} · longest side "
+        f"{renderer.name} {renderer.version}, {renderer.describe(config.render)} · longest side "
         f"{extent:g} · camera {prior_line(config.camera)}"
     )
 

@@ -45,7 +45,7 @@ def render_command(
         ),
     ] = None,
     light: Annotated[
-        str | None, option(CONFIG, "--light", help="rig or flat (default: rig).")
+        str | None, option(CONFIG, "--light", help="rig, get3d, pbr or flat (default: rig).")
     ] = None,
     extent: Annotated[
         float | None,

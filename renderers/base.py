@@ -87,6 +87,10 @@ class Renderer(Protocol):
     imports: Set[str]
     """File name endings (``.fbx``) that :meth:`open` reads itself; others are loaded before."""
 
+    def describe(self, settings: RenderSettings) -> str:
+        """How its images look with ``settings``, in two words."""
+        ...
+
     def open(self, asset: Mesh | Path) -> Scene:
         """Make ``asset`` the scene.
 

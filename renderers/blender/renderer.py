@@ -75,6 +75,10 @@ class BlenderRenderer:
             self._process = BlenderProcess(self.settings)
         return self._process
 
+    def describe(self, settings: RenderSettings) -> str:
+        """The look."""
+        return f"look {self.settings.look}"
+
     def open(self, asset: Mesh | Path) -> BlenderScene:
         """Make ``asset`` the scene; what was open before is gone.
 

@@ -107,6 +107,10 @@ class RasterRenderer:
     version = "3"
     imports: Set[str] = frozenset()
 
+    def describe(self, settings: RenderSettings) -> str:
+        """The light."""
+        return f"light {settings.light}"
+
     def open(self, asset: Mesh | Path) -> RasterScene:
         """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
         if isinstance(asset, Path):

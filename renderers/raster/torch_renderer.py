@@ -82,6 +82,10 @@ class TorchRasterRenderer:
             )
         self.batch_views = batch_views
 
+    def describe(self, settings: RenderSettings) -> str:
+        """The light."""
+        return f"light {settings.light}"
+
     def open(self, asset: Mesh | Path) -> TorchRasterScene:
         """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
         return TorchRasterScene(RasterRenderer().open(asset).mesh, self.device, self.batch_views)
