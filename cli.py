@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, console
+from .commands import interrupts
 from .commands.options import (
     CONFIG,
     INPUT,
@@ -344,6 +345,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line; the one place that catches errors and exits."""
+    interrupts.install()
     try:
         app()
     except Exception as failure:

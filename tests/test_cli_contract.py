@@ -451,6 +451,26 @@ def test_interrupting_an_import_ends_with_130_too(tmp_path: Path) -> None:
     assert "interrupted" in done.stderr
 
 
+def test_an_interrupt_in_a_callback_of_c_is_not_lost(tmp_path: Path) -> None:
+    """While numba compiles, Python code runs below C: there an exception is printed and dropped."""
+    (tmp_path / "callback.py").write_text(
+        "import ctypes, sys, time; from g3d import cli; from g3d.commands import describe\n"
+        "@ctypes.CFUNCTYPE(None)\n"
+        "def inner(): raise KeyboardInterrupt\n"
+        "def interrupted(path):\n"
+        "    inner()\n"
+        "    for _ in range(1000): time.sleep(0.01)\n"
+        "describe.describe = interrupted\n"
+        "sys.argv = ['g3d', 'inspect', '.']\n"
+        "cli.main()\n"
+    )
+    program = [sys.executable, "-m", "callback"]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def _interrupt(process: subprocess.Popen[str]) -> str:
     """Ctrl-C as people press it: again if nothing happens, as while a kernel is being compiled."""
     for _ in range(20):
