@@ -37,7 +37,7 @@ from .commands.options import (
     option,
     presets_app,
 )  # fmt: skip
-from .errors import DiskError, G3DError, MissingDependency
+from .errors import ConfigError, DiskError, G3DError, MissingDependency
 
 
 def _version(wanted: bool) -> None:
@@ -60,15 +60,21 @@ def _root(
     WORKFLOW,
     "g3d prepare procedural --category chair",
     "g3d prepare folder --root my/cars --category car",
+    "g3d prepare shapenet --root 03790512.zip --category motorbike",
     "g3d prepare procedural --category mug --limit 50 --views 8 --size 64 -o mugs",
 )
 def prepare_command(
-    source: Annotated[str, typer.Argument(help="procedural or folder.", show_default=False)],
+    source: Annotated[
+        str | None, typer.Argument(help="procedural, folder or shapenet.", show_default=False)
+    ] = None,
     category: Annotated[
         str | None, option(INPUT, "--category", help="What the assets are (default: anything).")
     ] = None,
+    list_categories: Annotated[
+        bool, option(INPUT, "--list-categories", help="Show the categories of SOURCE, or all.")
+    ] = False,
     root: Annotated[
-        Path | None, option(INPUT, "--root", help="Folder of models, for the source folder.")
+        Path | None, option(INPUT, "--root", help="Models that are here: a folder, or zips.")
     ] = None,
     limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
     views: Annotated[
@@ -102,7 +108,13 @@ def prepare_command(
     from .config import load_preset, resolve
     from .pipeline.config import PrepareConfig
     from .pipeline.prepare import prepare
+    from .pipeline.sources.registry import SOURCES, categories_of
 
+    if list_categories:
+        reports.categories(categories_of(source))
+        return
+    if source is None:
+        raise ConfigError("prepare needs a source", hint=f"one of: {', '.join(SOURCES)}")
     flags = _given(
         source=source, category=category, root=root, limit=limit, views=views,
         renderer=renderer, workers=workers, render=_given(size=size) or None,
@@ -271,15 +283,18 @@ def eval_command(
     console.result(facts, done.table.to_markdown())
 
 
-@command("validate", LOOK, "g3d validate datasets/procedural-chair")
+@command("validate", LOOK, "g3d validate datasets/procedural-chair", "g3d validate cars --fix")
 def validate_command(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.", show_default=False)],
+    fix: Annotated[
+        bool, option(RUN, "--fix", help="Put damaged shards aside, to be prepared anew.")
+    ] = False,
 ) -> None:
     """Check a dataset, byte for byte."""
     from .commands import reports
-    from .manifests.validate import validate_dataset
+    from .manifests.repair import check_dataset
 
-    reports.validated(dataset, validate_dataset(dataset))
+    reports.validated(check_dataset(dataset, fix=fix))
 
 
 @command("inspect", LOOK, "g3d inspect datasets/procedural-chair", "g3d inspect chair.glb --json")

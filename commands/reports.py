@@ -12,7 +12,8 @@ from ..console import format_bytes, format_seconds
 from ..errors import PartialFailure
 
 if TYPE_CHECKING:
-    from ..manifests.validate import Finding
+    from ..manifests.categories import Category
+    from ..manifests.repair import Validation
     from ..pipeline.report import PrepareReport
     from ..trainer.export.driver import ExportReport
     from ..trainer.loop import TrainReport
@@ -100,21 +101,34 @@ def demonstrated(report: DemoReport) -> None:
     console.say("next: open the gallery in a browser, or measure the run: g3d eval")
 
 
-def validated(dataset: Path, findings: list[Finding]) -> None:
+def validated(done: Validation) -> None:
     """The end of ``g3d validate``.
 
     Raises:
         PartialFailure: There are findings.
     """
+    names = ("findings", "fixes", "left")
+    facts = {name: [asdict(one) for one in getattr(done, name)] for name in names}
     console.result(
-        {"dataset": dataset, "ok": not findings, "findings": [asdict(one) for one in findings]},
-        "\n".join(map(str, findings)) or f"{dataset}: no finding",
+        {"dataset": done.dataset, "ok": not done.findings, **facts},
+        "\n".join(map(str, done.findings)) or f"{done.dataset}: no finding",
     )
-    if findings:
+    for fix in done.fixes:
+        console.say(f"{fix.action} {fix.file}" + (f" -> {fix.kept}" if fix.kept else ""))
+    if done.findings:
+        mended = f", {len(done.findings) - len(done.left)} dealt with" if done.fixes else ""
         raise PartialFailure(
-            f"{dataset}: {len(findings)} findings",
+            f"{done.dataset}: {len(done.findings)} findings{mended}",
             hint="the same `g3d prepare` again makes anew what is damaged",
         )
+
+
+def categories(found: list[Category]) -> None:
+    """A line a category: name, synset, extent, other names."""
+    lines = [
+        f"{c.name:<14} {c.synset or '':<8}  {c.extent:<4g} {', '.join(c.aliases)}" for c in found
+    ]
+    console.result({"categories": [c.model_dump(mode="json") for c in found]}, "\n".join(lines))
 
 
 def _next(command: str, option: str, path: Path, usual: Path) -> None:

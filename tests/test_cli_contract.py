@@ -39,7 +39,7 @@ def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
 COMMANDS = leaves(typer.main.get_command(cli.app))
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
-MOST_OPTIONS = {"prepare": 13, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
+MOST_OPTIONS = {"prepare": 14, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
 """Ratchet: a new flag needs a reason, everything else goes through --set."""
 
 
@@ -177,6 +177,10 @@ def test_version_and_no_arguments(g3d: Run) -> None:
     ("words", "code", "message"),
     [
         ("prepre", 2, "Did you mean 'prepare'"),
+        ("prepare", 2, "one of: procedural, folder, shapenet"),
+        ("prepare --list-categories nosuch", 2, "unknown source 'nosuch'"),
+        ("prepare shapenet --category motorbike", 2, "download 03790512.zip"),
+        ("prepare shapenet --category human", 2, "--list-categories shapenet"),
         ("prepare procedural --categori chair", 2, "--category"),
         ("prepare procedural --category chiar", 2, "did you mean 'chair'?"),
         ("prepare proceduarl --category chair", 2, "did you mean 'procedural'?"),
@@ -284,6 +288,16 @@ def test_debug_shows_the_traceback(g3d: Run, failing: Callable[[BaseException], 
 
 
 # ---- results ------------------------------------------------------------------------------------
+
+
+def test_categories(g3d: Run) -> None:
+    found = g3d("prepare", "shapenet", "--list-categories", "--json").json()["categories"]
+    assert len(found) == 55
+    chair = next(c for c in found if c["name"] == "chair")
+    assert chair["synset"] == "03001627"
+    lines = g3d("prepare", "--list-categories").out.splitlines()
+    assert len(lines) > 55
+    assert any(line.startswith("human ") for line in lines)
 
 
 def test_presets(g3d: Run) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...config import did_you_mean
 from ...errors import ConfigError
-from ...manifests.categories import get_category
+from ...manifests.categories import Category, get_category, list_categories
 from .base import Source
 
 
@@ -34,11 +34,56 @@ def _folder(category: str, root: Path | None, limit: int | None, seed: int) -> S
     return FolderSource(category, str(root), limit)
 
 
+def _shapenet(category: str, root: Path | None, limit: int | None, seed: int) -> Source:
+    from .shapenet import ShapenetSource, needs_root
+
+    del seed
+    if root is None:
+        raise needs_root(category)
+    return ShapenetSource(category, str(root), limit)
+
+
 SOURCES: dict[str, Callable[[str, Path | None, int | None, int], Source]] = {
     "procedural": _procedural,
     "folder": _folder,
+    "shapenet": _shapenet,
 }
 """Constructor of every source by name: ``(category, root, limit, seed) -> Source``."""
+
+
+def _has_procedure(category: Category) -> bool:
+    from .procedural import SHAPES
+
+    return category.name in SHAPES
+
+
+_GIVES: dict[str, Callable[[Category], bool]] = {
+    "procedural": _has_procedure,
+    "shapenet": lambda category: category.synset is not None,
+    "objaverse": lambda category: bool(category.lvis),
+}
+"""Whether a source has a category; one that is not listed takes what it is given for any."""
+
+
+def _known(name: str) -> None:
+    if name not in SOURCES:
+        raise ConfigError(
+            f"unknown source {name!r}{did_you_mean(name, SOURCES)}",
+            hint=f"one of: {', '.join(SOURCES)}",
+        )
+
+
+def categories_of(source: str | None) -> list[Category]:
+    """The categories that a source can give, in the order of the data file; None: all.
+
+    Raises:
+        ConfigError: Unknown source.
+    """
+    if source is None:
+        return list(list_categories())
+    _known(source)
+    gives = _GIVES.get(source)
+    return [c for c in list_categories() if gives is None or gives(c)]
 
 
 def get_source(
@@ -61,11 +106,7 @@ def get_source(
     Raises:
         ConfigError: Unknown source or category, a missing root, a limit below 1.
     """
-    if name not in SOURCES:
-        raise ConfigError(
-            f"unknown source {name!r}{did_you_mean(name, SOURCES)}",
-            hint=f"one of: {', '.join(SOURCES)}",
-        )
+    _known(name)
     if limit is not None and limit < 1:
         raise ConfigError(
             f"--limit must be 1 or more, found {limit}", hint="leave --limit out for all"

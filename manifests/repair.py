@@ -1,0 +1,199 @@
+"""``g3d validate --fix``: damaged shards go aside, a damaged index is written anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import ConfigError, DatasetError
+from .atomic import disk_error, write_atomic
+from .dataset import INDEX, Dataset
+from .index import encode_index
+from .records import AssetRecord, ViewRecord
+from .shards import ShardReader
+from .validate import Finding, validate_dataset
+
+QUARANTINE = "quarantine"
+"""Folder of a dataset in which damaged files are kept; nothing reads it."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One thing that was done.
+
+    Attributes:
+        file: Path below the dataset.
+        action: ``quarantined``: moved aside; ``rewritten``: made anew from the shards.
+        kept: Where the damaged file is now, below the dataset; empty if it was missing.
+        uids: Assets that `g3d prepare` makes again because of it.
+    """
+
+    file: str
+    action: Literal["quarantined", "rewritten"]
+    kept: str
+    uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a check found, and what was done about it.
+
+    Attributes:
+        dataset: Its folder.
+        findings: All, as they were before anything was done.
+        fixes: What was done.
+        left: Findings that neither this nor the same `g3d prepare` mends.
+    """
+
+    dataset: Path
+    findings: tuple[Finding, ...]
+    fixes: tuple[Fix, ...] = ()
+    left: tuple[Finding, ...] = ()
+
+    @property
+    def remake(self) -> tuple[str, ...]:
+        """Assets that `g3d prepare` makes again."""
+        return tuple(uid for fix in self.fixes for uid in fix.uids)
+
+
+def check_dataset(path: Path, *, fix: bool = False) -> Validation:
+    """Validate a local dataset; with ``fix`` put its damage aside.
+
+    ``index.parquet`` is written anew where the shards still give the bytes that ``dataset.json``
+    names. Shards with findings are moved into ``quarantine/``, so that the same `g3d prepare`
+    makes them, and only them, again.
+
+    Raises:
+        ConfigError: With ``fix``: a run is unfinished, or under way.
+        DatasetError: There is no readable ``dataset.json``.
+        DiskError: The disk is full, or a file cannot be moved.
+    """
+    findings = validate_dataset(path)
+    if not fix or not findings:
+        return Validation(path, tuple(findings), left=tuple(findings))
+    if any(finding.kind == "unfinished" for finding in findings):
+        raise ConfigError(
+            f"{path} is not finished: nothing is put aside",
+            hint="the same `g3d prepare` again finishes it, and makes anew what is damaged",
+        )
+    fixes = list(_restore_index(path))
+    now = validate_dataset(path) if fixes else findings
+    fixes += _quarantine(path, now)
+    gone = {fix.file for fix in fixes}
+    left = tuple(one for one in now if one.file not in gone and not _follows(one, fixes))
+    return Validation(path, tuple(findings), tuple(fixes), left)
+
+
+def _follows(finding: Finding, fixes: Sequence[Fix]) -> bool:
+    """Whether the next `g3d prepare` writes the place of a finding anew because it must run."""
+    return finding.file == INDEX and any(fix.uids for fix in fixes)
+
+
+def _quarantine(path: Path, findings: Sequence[Finding]) -> Iterator[Fix]:
+    """Move every shard that a finding is in."""
+    data = Dataset.open(path, check=False)
+    listed = {shard.file for shard in data.info.shards}
+    stray = {finding.file for finding in findings if finding.kind == "unlisted"}
+    damaged = {finding.file for finding in findings} & listed
+    try:
+        held = [record for record in data.records() if record.status == "accepted"]
+    except DatasetError:
+        # Without its records nobody knows what a shard should hold: they are left as they are.
+        damaged, held = set(), []
+    for file in sorted(damaged | stray):
+        uids = tuple(r.uid for r in held if r.shard == file and file in listed)
+        if (path / file).exists():
+            yield Fix(file, "quarantined", _move(path, file), uids)
+        else:
+            yield Fix(file, "quarantined", "", uids)
+
+
+def _move(path: Path, file: str) -> str:
+    """Move a file into the quarantine, beside others of its name."""
+    source = path / file
+    number, target = 0, path / QUARANTINE / source.name
+    while target.exists():
+        number += 1
+        target = path / QUARANTINE / f"{source.stem}.{number}{source.suffix}"
+    try:
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+    except OSError as error:
+        raise disk_error(target, error) from error
+    return f"{QUARANTINE}/{target.name}"
+
+
+def _restore_index(path: Path) -> Iterator[Fix]:
+    """Write ``index.parquet`` anew if it is damaged and the shards still tell what it was."""
+    data = Dataset.open(path, check=False)
+    file = path / INDEX
+    old = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(old).hexdigest() == data.info.index_sha256:
+        return
+    try:
+        index = encode_index(list(rebuild_rows(data, path)))
+    except (DatasetError, KeyError, TypeError, ValueError):
+        return  # a shard is damaged too: `g3d prepare` writes both
+    if hashlib.sha256(index).hexdigest() != data.info.index_sha256:
+        return
+    kept = ""
+    if old:
+        kept = f"{QUARANTINE}/{INDEX}"
+        try:
+            (path / QUARANTINE).mkdir(exist_ok=True)
+            shutil.copyfile(file, path / kept)
+        except OSError as error:
+            raise disk_error(path / kept, error) from error
+    write_atomic(file, index)
+    yield Fix(INDEX, "rewritten", kept)
+
+
+def rebuild_rows(data: Dataset, path: Path) -> Iterator[ViewRecord]:
+    """The rows of the index, from the JSON members of the shards.
+
+    Raises:
+        DatasetError: A shard or ``assets.jsonl`` is missing or damaged.
+        KeyError: A member is missing.
+    """
+    held: dict[str, list[AssetRecord]] = {}
+    for record in data.assets():
+        held.setdefault(str(record.shard), []).append(record)
+    for shard in sorted(data.info.shards, key=lambda one: one.file):
+        reader = ShardReader(path / shard.file)
+        places = {member.name: (member.offset, member.length) for member in reader.members()}
+        for record in held.get(shard.file, ()):
+            saved = json.loads(reader.read(*places[f"{record.uid}.json"]))["views"]
+            digits = max(3, len(str(len(saved) - 1)))
+            for view in saved:
+                for part in view["sha256"]:
+                    name = f"{record.uid}.{view['view']:0{digits}d}.{part}.png"
+                    yield _row(record, view, part, *places[name])
+
+
+def _row(
+    record: AssetRecord, view: dict[str, Any], part: str, offset: int, length: int
+) -> ViewRecord:
+    return ViewRecord(
+        uid=record.uid,
+        view=view["view"],
+        part=part,
+        split=record.split,
+        shard=str(record.shard),
+        offset=offset,
+        length=length,
+        sha256=view["sha256"][part],
+        c2w=tuple(np.asarray(view["c2w"], np.float64).reshape(-1).tolist()),
+        fov_y_deg=view["fov_y_deg"],
+        azimuth=float(np.deg2rad(view["azimuth_deg"])),
+        elevation=float(np.deg2rad(view["elevation_deg"])),
+        radius=view["radius"],
+        coverage=view["coverage"],
+        touches_border=view["touches_border"],
+    )
