@@ -403,7 +403,13 @@ def test_a_dataset_is_validated_and_described(g3d: Run, dataset: Path, tmp_path:
     done = g3d("validate", str(copy), "--json")
     assert done.code == 3
     assert done.json()["findings"]
+    assert not done.json()["fixes"]
     assert g3d("inspect", str(shard)).out.startswith("kind")
+    fixed = g3d("validate", str(copy), "--fix", "--json")
+    assert fixed.code == 3
+    assert [fix["action"] for fix in fixed.json()["fixes"]] == ["quarantined"]
+    assert not shard.exists()
+    assert list((copy / "quarantine").rglob("*.tar*"))
 
 
 def test_the_three_commands_as_they_stand(g3d: Run, dataset: Path, own_home: Path) -> None:
