@@ -1,11 +1,17 @@
-"""Writing ``index.parquet``: fixed schema and settings, so that equal rows give equal bytes."""
+"""``index.parquet``: its rows from a shard; fixed schema and settings: equal rows, equal bytes."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from .records import ViewRecord
+import numpy as np
+
+from .records import AssetRecord, ViewRecord
+from .shards import ShardReader
 
 ROW_GROUP = 65536
 
@@ -44,3 +50,49 @@ def encode_index(rows: Sequence[ViewRecord]) -> bytes:
         use_dictionary=["uid", "part", "split", "shard"],
     )
     return out.getvalue()
+
+
+def shard_rows(root: Path, shard: str, records: Iterable[AssetRecord]) -> Iterator[ViewRecord]:
+    """The rows of a shard, from the JSON members that it holds.
+
+    Args:
+        root: Folder of the dataset.
+        shard: Path of the shard below it.
+        records: Its accepted assets, in their order.
+
+    Raises:
+        DatasetError: The shard is missing or damaged.
+        KeyError: A member is missing.
+    """
+    reader = ShardReader(root / shard)
+    members = {member.name: member for member in reader.members()}
+    for record in records:
+        meta = members[f"{record.uid}.json"]
+        views = json.loads(reader.read(meta.offset, meta.length))["views"]
+        digits = max(3, len(str(len(views) - 1)))
+        for view in views:
+            for part in view["sha256"]:
+                member = members[f"{record.uid}.{view['view']:0{digits}d}.{part}.png"]
+                yield _row(record, shard, view, part, member.offset, member.length)
+
+
+def _row(
+    record: AssetRecord, shard: str, view: Mapping[str, Any], part: str, offset: int, length: int
+) -> ViewRecord:
+    return ViewRecord(
+        uid=record.uid,
+        view=view["view"],
+        part=part,
+        split=record.split,
+        shard=shard,
+        offset=offset,
+        length=length,
+        sha256=view["sha256"][part],
+        c2w=tuple(np.asarray(view["c2w"], np.float64).reshape(-1).tolist()),
+        fov_y_deg=view["fov_y_deg"],
+        azimuth=float(np.deg2rad(view["azimuth_deg"])),
+        elevation=float(np.deg2rad(view["elevation_deg"])),
+        radius=view["radius"],
+        coverage=view["coverage"],
+        touches_border=view["touches_border"],
+    )

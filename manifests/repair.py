@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from ..errors import ConfigError, DatasetError
 from .atomic import disk_error, write_atomic
 from .dataset import INDEX, Dataset
-from .index import encode_index
+from .index import encode_index, shard_rows
 from .records import AssetRecord, ViewRecord
-from .shards import ShardReader
 from .validate import Finding, validate_dataset
 
 QUARANTINE = "quarantine"
@@ -138,7 +134,7 @@ def _restore_index(path: Path) -> Iterator[Fix]:
     if hashlib.sha256(old).hexdigest() == data.info.index_sha256:
         return
     try:
-        index = encode_index(list(rebuild_rows(data, path)))
+        index = encode_index(list(_all_rows(data, path)))
     except (DatasetError, KeyError, TypeError, ValueError):
         return  # a shard is damaged too: `g3d prepare` writes both
     if hashlib.sha256(index).hexdigest() != data.info.index_sha256:
@@ -155,45 +151,10 @@ def _restore_index(path: Path) -> Iterator[Fix]:
     yield Fix(INDEX, "rewritten", kept)
 
 
-def rebuild_rows(data: Dataset, path: Path) -> Iterator[ViewRecord]:
-    """The rows of the index, from the JSON members of the shards.
-
-    Raises:
-        DatasetError: A shard or ``assets.jsonl`` is missing or damaged.
-        KeyError: A member is missing.
-    """
+def _all_rows(data: Dataset, path: Path) -> Iterator[ViewRecord]:
+    """The rows of all shards, in the order of the index."""
     held: dict[str, list[AssetRecord]] = {}
     for record in data.assets():
         held.setdefault(str(record.shard), []).append(record)
     for shard in sorted(data.info.shards, key=lambda one: one.file):
-        reader = ShardReader(path / shard.file)
-        places = {member.name: (member.offset, member.length) for member in reader.members()}
-        for record in held.get(shard.file, ()):
-            saved = json.loads(reader.read(*places[f"{record.uid}.json"]))["views"]
-            digits = max(3, len(str(len(saved) - 1)))
-            for view in saved:
-                for part in view["sha256"]:
-                    name = f"{record.uid}.{view['view']:0{digits}d}.{part}.png"
-                    yield _row(record, view, part, *places[name])
-
-
-def _row(
-    record: AssetRecord, view: dict[str, Any], part: str, offset: int, length: int
-) -> ViewRecord:
-    return ViewRecord(
-        uid=record.uid,
-        view=view["view"],
-        part=part,
-        split=record.split,
-        shard=str(record.shard),
-        offset=offset,
-        length=length,
-        sha256=view["sha256"][part],
-        c2w=tuple(np.asarray(view["c2w"], np.float64).reshape(-1).tolist()),
-        fov_y_deg=view["fov_y_deg"],
-        azimuth=float(np.deg2rad(view["azimuth_deg"])),
-        elevation=float(np.deg2rad(view["elevation_deg"])),
-        radius=view["radius"],
-        coverage=view["coverage"],
-        touches_border=view["touches_border"],
-    )
+        yield from shard_rows(path, shard.file, held.get(shard.file, ()))

@@ -7,17 +7,14 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..config import canonical_json
 from ..manifests.atomic import write_atomic
 from ..manifests.dataset import ASSETS, INDEX, INFO
-from ..manifests.index import encode_index
+from ..manifests.index import encode_index, shard_rows
 from ..manifests.records import (
     SPLITS,
     AssetRecord,
@@ -27,7 +24,6 @@ from ..manifests.records import (
     SplitCount,
     ViewRecord,
 )
-from ..manifests.shards import ShardReader
 from .config import PrepareConfig, RenderParams, identity
 from .ledger import ShardLedger
 
@@ -53,7 +49,7 @@ def publish(
     """
     ordered = [ledgers[file] for file in sorted(ledgers)]
     records = [record for ledger in ordered for record in ledger.assets]
-    index = encode_index([row for ledger in ordered for row in view_rows(out, ledger)])
+    index = encode_index([row for ledger in ordered for row in _rows(out, ledger)])
     shards = [ledger.shard for ledger in ordered if ledger.shard is not None]
     same = identity(config, params)
     accepted = [record for record in records if record.status == "accepted"]
@@ -89,55 +85,10 @@ def _count(shards: Sequence[ShardRecord], split: str) -> SplitCount:
     return SplitCount(assets=sum(s.assets for s in mine), views=sum(s.views for s in mine))
 
 
-def view_rows(out: Path, ledger: ShardLedger) -> list[ViewRecord]:
-    """The index rows of a shard, from the JSON members that it holds."""
-    rows: list[ViewRecord] = []
-    if ledger.shard is None:
-        return rows
-    reader = ShardReader(out / ledger.shard.file)
-    members = {member.name: member for member in reader.members()}
-    for record in ledger.assets:
-        if record.status != "accepted":
-            continue
-        meta = members[f"{record.uid}.json"]
-        data = json.loads(reader.read(meta.offset, meta.length))
-        digits = max(3, len(str(len(data["views"]) - 1)))
-        for view in data["views"]:
-            rows += [
-                _view_row(
-                    record, ledger.shard, view, part, members[name].offset, members[name].length
-                )
-                for part in view["sha256"]
-                for name in (f"{record.uid}.{view['view']:0{digits}d}.{part}.png",)
-            ]
-    return rows
-
-
-def _view_row(
-    record: AssetRecord,
-    shard: ShardRecord,
-    view: Mapping[str, Any],
-    part: str,
-    offset: int,
-    length: int,
-) -> ViewRecord:
-    return ViewRecord(
-        uid=record.uid,
-        view=view["view"],
-        part=part,
-        split=record.split,
-        shard=shard.file,
-        offset=offset,
-        length=length,
-        sha256=view["sha256"][part],
-        c2w=tuple(np.asarray(view["c2w"], np.float64).reshape(-1).tolist()),
-        fov_y_deg=view["fov_y_deg"],
-        azimuth=float(np.deg2rad(view["azimuth_deg"])),
-        elevation=float(np.deg2rad(view["elevation_deg"])),
-        radius=view["radius"],
-        coverage=view["coverage"],
-        touches_border=view["touches_border"],
-    )
+def _rows(out: Path, ledger: ShardLedger) -> Iterator[ViewRecord]:
+    if ledger.shard is not None:
+        accepted = [record for record in ledger.assets if record.status == "accepted"]
+        yield from shard_rows(out, ledger.shard.file, accepted)
 
 
 def encode_records(records: Sequence[AssetRecord]) -> bytes:
