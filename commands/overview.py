@@ -15,7 +15,7 @@ from ..manifests.atomic import write_atomic
 from ..manifests.dataset import Dataset
 from ..renderers import sheets
 from ..renderers.base import Renderer, RenderSettings
-from ..renderers.meshes import normalise
+from ..renderers.meshes import bounding_radius, normalise
 from ..renderers.meshes.load import FORMATS
 from ..renderers.sheets import Tile
 from . import places
@@ -180,7 +180,7 @@ def _model_tile(file: Path, name: str, renderer: Renderer) -> Tile:
     try:
         scene = renderer.open(open_file(file, renderer))
         mesh, transform = normalise(scene.mesh, 1.0)
-        radius = float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max())
+        radius = bounding_radius(mesh)
         settings = RenderSettings(size=LONGEST)
         views = scene.render(pair_cameras(radius), settings, transform)
     except AssetError as error:

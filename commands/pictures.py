@@ -24,7 +24,7 @@ from ..renderers import sheets
 from ..renderers.animation import WRITERS, check_suffix, encode_animation
 from ..renderers.base import Renderer, RenderSettings, Scene, Views
 from ..renderers.cameras import Camera, move_back, orbit, ring, sample_cameras
-from ..renderers.meshes import Mesh, bounds, normalise
+from ..renderers.meshes import Mesh, bounding_radius, bounds, normalise
 from .subjects import Subject, as_error, find_subject
 
 SHEET = ".png"
@@ -153,7 +153,7 @@ def _render(
 ) -> Picture:
     extent = config.extent or subject.extent or 1.0
     mesh, transform = normalise(scene.mesh, extent)
-    radius = float(np.linalg.norm(mesh.vertices[np.unique(mesh.faces)], axis=1).max())
+    radius = bounding_radius(mesh)
     look = _Look(scene, config, transform, radius)
     animated = out.suffix.lower() != SHEET
     frames = config.turntable or (FRAMES if animated else None)

@@ -38,6 +38,8 @@ class PrepareConfig(Config):
     """Images of every asset."""
     render: RenderSettings = RenderSettings()
     renderer: Literal["auto", "raster", "blender"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where `raster` draws; `cuda` draws many views at once, in every worker."""
     """`auto`: raster, unless only Blender can read the files."""
     blender: BlenderSettings = BlenderSettings()
     """Of the renderer blender."""
@@ -82,7 +84,7 @@ def build_renderer(config: PrepareConfig, source: Source | None = None) -> Rende
     ``auto`` is the rasteriser, unless ``source`` has files and Blender alone can read them.
 
     Raises:
-        MissingDependency: Blender is needed and not installed.
+        MissingDependency: Blender, or a CUDA device, is needed and not there.
     """
     name = config.renderer
     if name == "auto" and isinstance(source, FileSource):
@@ -90,6 +92,10 @@ def build_renderer(config: PrepareConfig, source: Source | None = None) -> Rende
         name = "blender" if found and not found & set(RASTER_FORMATS) else "raster"
     if name == "blender":
         return BlenderRenderer(config.blender)
+    if config.device == "cuda":
+        from ..renderers.raster.torch_renderer import TorchRasterRenderer
+
+        return TorchRasterRenderer("cuda")
     from ..renderers.raster import RasterRenderer
 
     return RasterRenderer()

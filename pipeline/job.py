@@ -20,7 +20,7 @@ from ..manifests.shards import encode_piece
 from ..manifests.splits import split_of
 from ..renderers.base import Renderer, Scene
 from ..renderers.cameras import Camera, sample_cameras
-from ..renderers.meshes import Mesh, bounds, normalise, sample_surface
+from ..renderers.meshes import Mesh, bounding_radius, bounds, normalise, sample_surface
 from .config import PrepareConfig, RenderParams
 from .gates import (
     check_magenta,
@@ -113,8 +113,7 @@ class _Work:
         self._mesh_facts(mesh)
         check_mesh(mesh, gates)
         mesh, transform = normalise(mesh, params.extent)
-        used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
-        radius = float(np.linalg.norm(used, axis=1).max())
+        radius = bounding_radius(mesh)
         cameras = asset_cameras(self.asset.uid, params, radius)
         self._placement_facts(radius, transform, cameras)
         self.stage = "render"

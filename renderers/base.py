@@ -14,8 +14,6 @@ from ..config import Config
 from .cameras import Camera
 from .meshes import Mesh
 
-Channel = Literal["depth", "normal", "albedo"]
-
 
 class RenderSettings(Config):
     """All that changes a pixel, apart from the mesh, the cameras and a renderer's own settings."""

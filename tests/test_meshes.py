@@ -8,7 +8,7 @@ from g3d.errors import AssetError
 from g3d.renderers.meshes import (
     Material,
     Mesh,
-    bounding_sphere,
+    bounding_radius,
     bounds,
     concatenate,
     face_areas,
@@ -88,9 +88,9 @@ def test_areas_normals_and_sphere_of_a_box():
     assert face_areas(mesh).sum() == pytest.approx(2 * (2 * 1 + 2 * 0.5 + 1 * 0.5))
     centre = mesh.vertices[mesh.faces].mean(axis=1) - [1, 2, 3]
     assert (np.einsum("fi,fi->f", face_normals(mesh), centre) > 0).all()
-    middle, radius = bounding_sphere(mesh)
-    np.testing.assert_allclose(middle, [1, 2, 3])
-    assert radius == pytest.approx(0.5 * np.sqrt(4 + 1 + 0.25))
+    assert bounding_radius(box()) == pytest.approx(0.5 * np.sqrt(4 + 1 + 0.25))
+    far = np.abs(mesh.vertices).max(axis=0)
+    assert bounding_radius(mesh) == pytest.approx(np.linalg.norm(far)), "about the origin"
 
 
 def test_vertex_normals_do_not_depend_on_the_triangulation():

@@ -657,3 +657,21 @@ def test_stored_points_sample_the_normalised_surface(made):
     other = sample_surface(mesh, 2048, np.random.default_rng(1))
     near = np.linalg.norm(data.points(record.uid)[:, None] - other[None], axis=-1).min(axis=1)
     assert near.mean() < 0.02
+
+
+def test_the_rasteriser_draws_on_the_device_that_is_named(monkeypatch):
+    import torch
+    from g3d.renderers.raster.torch_renderer import TorchRasterRenderer
+
+    assert type(build_renderer(config())) is RasterRenderer
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingDependency, match="CUDA device"):
+        build_renderer(config(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    there = build_renderer(config(device="cuda"))
+    assert isinstance(there, TorchRasterRenderer)
+    assert there.device.type == "cuda"
+    # One dataset may be made by either: what is drawn is the same work.
+    source = build_source(config())
+    here = resolve_params(config(), source, build_renderer(config()))
+    assert resolve_params(config(device="cuda"), source, there).params_hash == here.params_hash

@@ -60,7 +60,6 @@ def _has_procedure(category: Category) -> bool:
 _GIVES: dict[str, Callable[[Category], bool]] = {
     "procedural": _has_procedure,
     "shapenet": lambda category: category.synset is not None,
-    "objaverse": lambda category: bool(category.lvis),
 }
 """Whether a source has a category; one that is not listed takes what it is given for any."""
 

@@ -194,15 +194,10 @@ def transformed(mesh: Mesh, transform: np.ndarray) -> Mesh:
     return replace(mesh, vertices=moved.astype(np.float32), normals=normals)
 
 
-def bounding_sphere(mesh: Mesh) -> tuple[np.ndarray, float]:
-    """The smallest ball around the centre of the bounding box: centre float64 ``[3]``, radius.
-
-    Raises:
-        AssetError: ``empty_mesh``: there is no face.
-    """
-    center = bounds(mesh).mean(axis=0)
-    used = mesh.vertices[mesh.faces.reshape(-1)].astype(np.float64)
-    return center, float(np.linalg.norm(used - center, axis=1).max())
+def bounding_radius(mesh: Mesh) -> float:
+    """Radius of the smallest ball about the *origin* that holds every face; 0 without a face."""
+    used = mesh.vertices[np.unique(mesh.faces)].astype(np.float64)
+    return float(np.linalg.norm(used, axis=1).max(initial=0.0))
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:

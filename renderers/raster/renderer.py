@@ -112,7 +112,7 @@ class RasterRenderer:
         return f"light {settings.light}"
 
     def open(self, asset: Mesh | Path) -> RasterScene:
-        """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
+        """A mesh, or a file that :func:`..meshes.load.load_mesh` reads, ready to be rendered."""
         if isinstance(asset, Path):
             from ..meshes.load import load_mesh
 

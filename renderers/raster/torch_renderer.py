@@ -87,7 +87,7 @@ class TorchRasterRenderer:
         return f"light {settings.light}"
 
     def open(self, asset: Mesh | Path) -> TorchRasterScene:
-        """A mesh, or a file that :func:`.meshload.load_mesh` reads, ready to be rendered."""
+        """A mesh, or a file that :func:`..meshes.load.load_mesh` reads, ready to be rendered."""
         return TorchRasterScene(RasterRenderer().open(asset).mesh, self.device, self.batch_views)
 
     def close(self) -> None:
