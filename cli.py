@@ -74,7 +74,7 @@ def prepare_command(
         bool, option(INPUT, "--list-categories", help="Show the categories of SOURCE, or all.")
     ] = False,
     root: Annotated[
-        Path | None, option(INPUT, "--root", help="Models that are here: a folder, or zips.")
+        str | None, option(INPUT, "--root", help="Models: a folder, zips, or the URL of either.")
     ] = None,
     limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
     views: Annotated[

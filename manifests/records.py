@@ -226,6 +226,8 @@ class AssetRecord(Record):
     license: str = "unknown"
     """SPDX identifier, or ``unknown``."""
     author: str = ""
+    title: str = ""
+    """What its author calls it, for attribution."""
     sha256: str
     """Over all that determines the mesh, as the source lists it."""
     bytes: int = 0
@@ -236,12 +238,18 @@ class AssetRecord(Record):
     reason: str | None = None
     """Typed reason, one of those in ``docs/dataset.md``."""
     message: str | None = None
+    log: str | None = None
+    """The last lines that its worker wrote, if it failed."""
     attempts: int = 1
     vertices: int | None = None
     triangles: int | None = None
     materials: int | None = None
     textures: int | None = None
     missing_textures: int = 0
+    objects: int | None = None
+    """Things that stand apart from each other, as far as the gate `several_objects` tells."""
+    animated: bool | None = None
+    """The file holds an animation; the first frame is what is rendered."""
     extent: tuple[float, float, float] | None = None
     """Sides of the bounding box before normalisation, in the source's units."""
     transform: tuple[float, ...] | None = None
@@ -259,6 +267,10 @@ class AssetRecord(Record):
     """Mesh projected with the saved matrices against the saved alpha: mean over the views."""
     pose_cover: float | None = None
     """Share of the saved alpha that the projected mesh explains: least over the views."""
+    fingerprint: str | None = None
+    """Descriptor of the shape in hex digits; shapes that are alike have similar ones."""
+    duplicate_of: str | None = None
+    """uid of an accepted asset with equal files, or nearly the same shape."""
     shard: str | None = None
     """Name of the shard that the asset is assigned to; rejected ones have no members in it."""
     offset: int | None = None

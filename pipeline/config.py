@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..config import Config, canonical_json, digest
 from ..errors import ConfigError
@@ -15,10 +15,15 @@ from ..manifests.splits import SplitFractions
 from ..renderers.base import Renderer, RenderSettings
 from ..renderers.blender.renderer import BlenderRenderer
 from ..renderers.blender.settings import BlenderSettings
+from .fetch import FetchSettings
 from .gates import GateSettings
+from .ranges import location_of
 from .sources.base import FileSource, Source
 from .sources.folder import RASTER_FORMATS
 from .sources.registry import get_source
+
+Location = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v)]
+"""A path, or a URL: kept as text, because a ``Path`` would take one of two slashes away."""
 
 
 class PrepareConfig(Config):
@@ -28,8 +33,15 @@ class PrepareConfig(Config):
     """Where the assets come from: `procedural`, `folder`, ..."""
     category: str
     """What they are; decides the scale and the cameras unless those are given."""
-    root: Path | None = None
-    """Folder or archive that is already here, for sources that read one."""
+    root: Location | None = None
+    """Folder or archive, or its URL, for sources that read one."""
+    table: Location | None = None
+    """CSV or JSON Lines with a line a file of the source folder: see docs/sources.md."""
+    license: tuple[str, ...] = ()
+    """Only assets under these licences, as `cc0,by,mit`; empty: all."""
+    duplicates: Literal["report", "drop"] = "report"
+    """What becomes of shapes that are nearly the same as an accepted one."""
+    fetch: FetchSettings = FetchSettings()
     limit: int | None = Field(None, ge=1)
     """At most this many assets. A larger limit later adds to the same dataset."""
     seed: int = Field(0, ge=0)
@@ -75,6 +87,8 @@ def build_source(config: PrepareConfig) -> Source:
         root=config.root,
         limit=config.limit,
         seed=config.seed,
+        table=config.table,
+        fetch=config.fetch,
     )
 
 
@@ -163,7 +177,7 @@ def identity(config: PrepareConfig, params: RenderParams) -> dict[str, Any]:
     """What must be equal for two runs to work on the same dataset, as plain JSON values."""
     keep = {"source", "root", "gates", "splits", "shard_size"}
     data = config.model_dump(mode="json", include=keep)
-    data["root"] = None if config.root is None else str(config.root.resolve())
+    data["root"] = None if config.root is None else location_of(config.root)
     data["category"] = get_category(config.category).name
     data["params"] = params.values()
     canonical_json(data)  # fails early on a value that JSON cannot hold

@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 RUN_FIELDS = frozenset(
     {"attempts", "seconds", "shard", "offset", "length", "points_offset", "points_length",
-     "meta_offset", "meta_length", "members_sha256", "status", "stage", "reason", "message"}
+     "meta_offset", "meta_length", "members_sha256", "status", "stage", "reason", "message", "log",
+     "duplicate_of"}
 )  # fmt: skip
 """Fields of a record that are not written into a shard: they tell of the run, not of the asset."""
 
@@ -51,10 +52,12 @@ class JobResult:
     Attributes:
         record: Offsets count from the start of ``data``.
         data: The asset's members as they go into a shard; empty unless it was accepted.
+        thumbnail: PNG of one view, of an asset that was rejected and of which there is one.
     """
 
     record: AssetRecord
     data: bytes = b""
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,7 @@ def base_facts(asset: SourceAsset, config: PrepareConfig) -> dict[str, Any]:
         "url": asset.url,
         "license": asset.license,
         "author": asset.author,
+        "title": asset.title,
         "sha256": asset.sha256,
         "bytes": asset.bytes,
         "missing_textures": len(asset.spec.get("missing", ())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,14 @@ class Ranges(Protocol):
             AssetError: ``gone`` or ``download``.
         """
         ...
+
+
+def location_of(root: str) -> str:
+    """``root`` as a URL or an absolute path; a URL that went through ``Path`` is mended."""
+    url = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", root)
+    if url is None:
+        return str(Path(root).expanduser().resolve())
+    return f"/{url[2]}" if url[1].lower() == "file" else f"{url[1]}://{url[2]}"
 
 
 class LocalRanges:

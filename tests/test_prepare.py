@@ -60,6 +60,7 @@ class Wrapped:
     trouble: dict[int, Callable[[Mesh], Mesh]] = field(default_factory=dict)
     name: str = "procedural"
     default_camera: CameraPrior | None = None
+    remote: bool = False
     salt: str = ""
 
     def list(self) -> list[SourceAsset]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ...manifests.records import CameraPrior, Get3dPrior
 from ...renderers.meshes import Mesh
+from ..fetch import FetchSettings
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class SourceAsset:
         sha256: 64 hex digits over all that determines the mesh.
         bytes: Size of the files that ``sha256`` covers; 0 for a made asset.
         spec: Plain JSON values that :meth:`Source.load` needs besides the above.
+        title: What its author calls it, or an empty string.
     """
 
     uid: str
@@ -41,6 +43,28 @@ class SourceAsset:
     sha256: str
     bytes: int
     spec: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a source is made from: plain values.
+
+    Attributes:
+        category: Canonical category name.
+        root: A folder or archive, as an absolute path or a URL; None: the source's own place.
+        limit: At most this many assets; None for the source's default.
+        seed: Base seed of sources that make assets.
+        table: CSV or JSON Lines that tells of the files below ``root``, of the source folder.
+        fetch: How files are brought over a network.
+    """
+
+    category: str
+    root: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    table: str | None = None
+    fetch: FetchSettings = field(default_factory=FetchSettings)
 
 
 AssetList: TypeAlias = list[SourceAsset]
@@ -72,6 +96,11 @@ class Source(Protocol):
         ...
 
     @property
+    def remote(self) -> bool:
+        """Whether files come over a network: they are then fetched ahead of rendering."""
+        ...
+
+    @property
     def default_camera(self) -> CameraPrior | None:
         """The camera prior that fits the assets best, or None for the category's."""
         ...
@@ -88,8 +117,11 @@ class Source(Protocol):
     def file(self, asset: SourceAsset) -> Path | None:
         """The model file of an asset, for renderers that import files themselves; None: made.
 
+        Of a remote source: in the cache, fetched if it is not there yet.
+
         Raises:
-            AssetError: ``gone``: the file is no longer there.
+            AssetError: ``gone``: the file is no longer there; ``download``, ``gated`` or
+                ``checksum``: it cannot be fetched.
         """
         ...
 

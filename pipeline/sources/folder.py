@@ -64,6 +64,11 @@ class FolderSource:
         return "folder"
 
     @property
+    def remote(self) -> bool:
+        """Whether files come over a network."""
+        return False
+
+    @property
     def default_camera(self) -> CameraPrior:
         """The category's elevations, from where models of any proportions are in frame."""
         category = get_category(self.category)

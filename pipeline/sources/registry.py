@@ -8,47 +8,48 @@ from pathlib import Path
 from ...config import did_you_mean
 from ...errors import ConfigError
 from ...manifests.categories import Category, get_category, list_categories
-from .base import Source
+from ..fetch import FetchSettings
+from ..ranges import location_of
+from .base import Source, SourceOptions
 
 
-def _procedural(category: str, root: Path | None, limit: int | None, seed: int) -> Source:
+def _procedural(options: SourceOptions) -> Source:
     from .procedural import DEFAULT_COUNT, ProceduralSource
 
-    if root is not None:
+    if options.root is not None:
         raise ConfigError(
-            f"the procedural source makes its assets, it does not read --root {root}",
-            hint=f"g3d prepare folder --root {root} --category {category}",
+            f"the procedural source makes its assets, it does not read --root {options.root}",
+            hint=f"g3d prepare folder --root {options.root} --category {options.category}",
         )
-    return ProceduralSource(category, DEFAULT_COUNT if limit is None else limit, seed)
+    count = DEFAULT_COUNT if options.limit is None else options.limit
+    return ProceduralSource(options.category, count, options.seed)
 
 
-def _folder(category: str, root: Path | None, limit: int | None, seed: int) -> Source:
+def _folder(options: SourceOptions) -> Source:
     from .folder import FolderSource
 
-    del seed  # files are what they are
-    if root is None:
+    if options.root is None:
         raise ConfigError(
             "the folder source needs --root, the folder that holds the models",
-            hint=f"g3d prepare folder --root PATH --category {category}",
+            hint=f"g3d prepare folder --root PATH --category {options.category}",
         )
-    return FolderSource(category, str(root), limit)
+    return FolderSource(options.category, options.root, options.limit)
 
 
-def _shapenet(category: str, root: Path | None, limit: int | None, seed: int) -> Source:
+def _shapenet(options: SourceOptions) -> Source:
     from .shapenet import ShapenetSource, needs_root
 
-    del seed
-    if root is None:
-        raise needs_root(category)
-    return ShapenetSource(category, str(root), limit)
+    if options.root is None:
+        raise needs_root(options.category)
+    return ShapenetSource(options.category, options.root, options.limit)
 
 
-SOURCES: dict[str, Callable[[str, Path | None, int | None, int], Source]] = {
+SOURCES: dict[str, Callable[[SourceOptions], Source]] = {
     "procedural": _procedural,
     "folder": _folder,
     "shapenet": _shapenet,
 }
-"""Constructor of every source by name: ``(category, root, limit, seed) -> Source``."""
+"""Constructor of every source by name."""
 
 
 def _has_procedure(category: Category) -> bool:
@@ -92,15 +93,19 @@ def get_source(
     root: Path | str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    table: Path | str | None = None,
+    fetch: FetchSettings | None = None,
 ) -> Source:
     """Build a source from plain values.
 
     Args:
         name: One of :data:`SOURCES`.
         category: Category name or alias (see ``manifests/categories``).
-        root: Folder or archive that is already here, for the sources that read one.
+        root: Folder or archive, or its URL, for the sources that read one.
         limit: At most this many assets; None for the source's default.
         seed: Base seed of sources that make assets.
+        table: CSV or JSON Lines that tells of the files of the source folder.
+        fetch: How files are brought over a network.
 
     Raises:
         ConfigError: Unknown source or category, a missing root, a limit below 1.
@@ -110,5 +115,12 @@ def get_source(
         raise ConfigError(
             f"--limit must be 1 or more, found {limit}", hint="leave --limit out for all"
         )
-    canonical = get_category(category).name
-    return SOURCES[name](canonical, None if root is None else Path(root), limit, seed)
+    options = SourceOptions(
+        category=get_category(category).name,
+        root=None if root is None else location_of(str(root)),
+        limit=limit,
+        seed=seed,
+        table=None if table is None else location_of(str(table)),
+        fetch=fetch or FetchSettings(),
+    )
+    return SOURCES[name](options)

@@ -15,6 +15,7 @@ from ...manifests.categories import get_category
 from ...manifests.shards import UID_PATTERN
 from ...renderers.meshes import Mesh
 from ..archives import cache_folder, new_folder
+from ..ranges import location_of
 from .base import AssetList, SourceAsset
 from .shapenet_store import (
     LAYOUTS,
@@ -23,7 +24,6 @@ from .shapenet_store import (
     Store,
     TreeStore,
     ZipStore,
-    location_of,
     missing_textures,
     nothing_of,
     open_store,
@@ -95,6 +95,11 @@ class ShapenetSource:
     def name(self) -> str:
         """The name that ``g3d prepare`` takes."""
         return "shapenet"
+
+    @property
+    def remote(self) -> bool:
+        """Whether files come over a network."""
+        return "://" in self.root
 
     @property
     def default_camera(self) -> None:

@@ -267,14 +267,6 @@ def _zip_store(location: str, synset: str, stamp: tuple[int, int]) -> ZipStore:
     return ZipStore(location, synset)
 
 
-def location_of(root: str) -> str:
-    """``root`` as a URL or an absolute path; a URL that went through ``Path`` is mended."""
-    url = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", root)
-    if url is None:
-        return str(Path(root).expanduser().resolve())
-    return f"/{url[2]}" if url[1].lower() == "file" else f"{url[1]}://{url[2]}"
-
-
 def open_store(root: str, synset: str) -> TreeStore | ZipStore:
     """What ``root`` holds of a synset.
 

@@ -78,6 +78,11 @@ class ProceduralSource:
         return "procedural"
 
     @property
+    def remote(self) -> bool:
+        """Whether files come over a network."""
+        return False
+
+    @property
     def default_camera(self) -> CameraPrior:
         """Further away than GET3D's, with a longer lens, and from higher up.
 
