@@ -452,6 +452,6 @@ def test_a_data_set_from_a_zip(tmp_path: Path, cache: Path) -> None:
     # Who has it unpacked gets the same bytes.
     shutil.rmtree(cache)
     tree = write_tree(tmp_path / "tree", files)
-    prepare(config.model_copy(update={"root": tree}), tmp_path / "other")
+    prepare(config.model_copy(update={"root": str(tree)}), tmp_path / "other")
     other = Dataset.open(tmp_path / "other")
     assert [s.sha256 for s in other.info.shards] == [s.sha256 for s in dataset.info.shards]
