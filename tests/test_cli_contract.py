@@ -356,7 +356,7 @@ def test_every_option_of_prepare_reaches_the_config(
     g3d(*words.split())
     config = seen.pop("config")
     assert seen == {"out": tmp_path / "out", "overwrite": True, "dry_run": True}
-    assert (config.source, config.category, config.root) == ("folder", "car", tmp_path)
+    assert (config.source, config.category, config.root) == ("folder", "car", str(tmp_path))
     assert (config.limit, config.views, config.render.size, config.workers) == (3, 6, 48, 1)
     assert (config.renderer, config.shard_size, config.seed) == ("raster", 7, 9)
     assert config.render.light == "flat"
