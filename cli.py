@@ -11,12 +11,15 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import __version__, console
-from .commands import interrupts
+from .commands import (
+    interrupts,
+    prepare,  # noqa: F401  registered first, so that the help lists it first
+)
 from .commands.options import (
     CONFIG,
     INPUT,
@@ -34,10 +37,11 @@ from .commands.options import (
     Sets,
     app,
     command,
+    given,
     option,
     presets_app,
 )  # fmt: skip
-from .errors import ConfigError, DiskError, G3DError, MissingDependency
+from .errors import DiskError, G3DError, MissingDependency
 
 
 def _version(wanted: bool) -> None:
@@ -53,82 +57,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-@command(
-    "prepare",
-    WORKFLOW,
-    "g3d prepare procedural --category chair",
-    "g3d prepare folder --root my/cars --category car",
-    "g3d prepare shapenet --root 03790512.zip --category motorbike",
-    "g3d prepare procedural --category mug --limit 50 --views 8 --size 64 -o mugs",
-)
-def prepare_command(
-    source: Annotated[
-        str | None, typer.Argument(help="procedural, folder or shapenet.", show_default=False)
-    ] = None,
-    category: Annotated[
-        str | None, option(INPUT, "--category", help="What the assets are (default: anything).")
-    ] = None,
-    list_categories: Annotated[
-        bool, option(INPUT, "--list-categories", help="Show the categories of SOURCE, or all.")
-    ] = False,
-    root: Annotated[
-        str | None, option(INPUT, "--root", help="Models: a folder, zips, or the URL of either.")
-    ] = None,
-    limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
-    views: Annotated[
-        int | None, option(CONFIG, "--views", help="Images an asset (default: 24).")
-    ] = None,
-    size: Annotated[
-        int | None, option(CONFIG, "--size", help="Side of an image (default: 128).")
-    ] = None,
-    renderer: Annotated[
-        str | None, option(CONFIG, "--renderer", help="auto, raster or blender (default: auto).")
-    ] = None,
-    preset: Preset = None,
-    files: Files = None,
-    sets: Sets = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    workers: Annotated[
-        int | None,
-        option(RUN, "--workers", help="Processes; 0: here, no Ray (default: one a core)."),
-    ] = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Make a dataset of rendered views.
-
-    The same command again goes on where it stopped.
-
-    Values: defaults < --preset < --config < named options < --set.
-    """
-    from .commands import places, reports
-    from .commands.describe import PRESETS
-    from .config import load_preset, resolve
-    from .pipeline.config import PrepareConfig
-    from .pipeline.prepare import prepare
-    from .pipeline.sources.registry import SOURCES, categories_of
-
-    if list_categories:
-        reports.categories(categories_of(source))
-        return
-    if source is None:
-        raise ConfigError("prepare needs a source", hint=f"one of: {', '.join(SOURCES)}")
-    flags = _given(
-        source=source, category=category, root=root, limit=limit, views=views,
-        renderer=renderer, workers=workers, render=_given(size=size) or None,
-    )  # fmt: skip
-    base = load_preset(PRESETS["prepare"], preset) if preset else {}
-    base = {"category": "default", **base}
-    config = resolve(PrepareConfig, preset=base, files=files or (), flags=flags, sets=sets or ())
-    place = out or places.dataset_place(config.source, config.category)
-    console.say(
-        f"g3d {__version__} prepare: {config.source} {config.category}, "
-        f"{config.views} views at {config.render.size} px -> {place}"
-    )
-    report = prepare(config, place, overwrite=overwrite, dry_run=dry_run)
-    reports.prepared(report)
 
 
 @command(
@@ -163,7 +91,7 @@ def train_command(
 
     name = preset or "default"
     base = {"preset": name, **(load_preset(PRESETS, preset) if preset else {})}
-    flags = {"run": _given(kimg=kimg, batch=batch, seed=seed)}
+    flags = {"run": given(kimg=kimg, batch=batch, seed=seed)}
     config = resolve(TrainConfig, preset=base, files=files or (), flags=flags, sets=sets or ())
     dataset = Dataset.open(data or newest_dataset(home()))
     folder = Path(dataset.root) if data is None else data
@@ -215,7 +143,7 @@ def export_command(
     from .trainer.export.driver import ExportConfig, parse_seeds
     from .trainer.trained import export_run
 
-    flags = _given(
+    flags = given(
         n=n, seeds=parse_seeds(seeds) if seeds else None, psi=psi, texture_size=texture_size
     )
     config = resolve(ExportConfig, files=files or (), flags=flags, sets=sets or ())
@@ -285,16 +213,16 @@ def eval_command(
 
 @command("validate", LOOK, "g3d validate datasets/procedural-chair", "g3d validate cars --fix")
 def validate_command(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(help="Folder, or its URL.", show_default=False)],
     fix: Annotated[
         bool, option(RUN, "--fix", help="Put damaged shards aside, to be prepared anew.")
     ] = False,
 ) -> None:
     """Check a dataset, byte for byte."""
     from .commands import reports
-    from .manifests.repair import check_dataset
+    from .manifests.repair import check_place
 
-    reports.validated(check_dataset(dataset, fix=fix))
+    reports.validated(check_place(dataset, fix=fix))
 
 
 @command("inspect", LOOK, "g3d inspect datasets/procedural-chair", "g3d inspect chair.glb --json")
@@ -351,11 +279,6 @@ def doctor_command() -> None:
 
 # Registered after the commands above, so that the help lists the workflow first.
 from .commands import render, view  # noqa: E402, F401
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def main() -> None:

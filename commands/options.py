@@ -40,6 +40,9 @@ def argument(help: str) -> Any:
 Out = Annotated[
     Path | None, option(OUTPUT, "-o", "--out", help="Folder to write (default: by name).")
 ]
+OutPlace = Annotated[
+    str | None, option(OUTPUT, "-o", "--out", help="Folder or URL to write (default: by name).")
+]
 Overwrite = Annotated[
     bool, option(OUTPUT, "--overwrite", help="Replace what another config left there.")
 ]
@@ -96,3 +99,8 @@ def command(
         return function
 
     return register
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in values.items() if value is not None}

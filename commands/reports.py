@@ -14,6 +14,7 @@ from ..errors import PartialFailure
 if TYPE_CHECKING:
     from ..manifests.categories import Category
     from ..manifests.repair import Validation
+    from ..pipeline.estimate import Estimate
     from ..pipeline.report import PrepareReport
     from ..trainer.export.driver import ExportReport
     from ..trainer.loop import TrainReport
@@ -29,23 +30,49 @@ def prepared(report: PrepareReport) -> None:
     counts = f"{report.accepted} of {report.total} assets"
     if report.rejected or report.failed:
         counts += f" ({report.rejected} rejected, {report.failed} failed)"
+    for reason, count in report.excluded.items():
+        console.say(f"left out: {count} {reason}")
     if report.dry_run:
         console.say(f"would prepare {report.made} assets, {report.kept} are there; wrote nothing")
+        _estimated(report.estimate)
     else:
         done = "found" if report.nothing_to_do else "prepared"
         console.say(
             f"{done} {counts}, {report.views} images in {report.shards} shards "
             f"({format_bytes(report.bytes)}), in {format_seconds(report.seconds)}"
         )
+        for reason, count in list(report.reasons.items())[:8]:
+            console.say(f"  {count:>6} {reason}")
+    if report.duplicates:
+        console.say(
+            f"{report.duplicates} shapes are nearly the same as another: -s duplicates=drop"
+        )
     console.result(asdict(report))
     if report.failed and not report.dry_run:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
         raise PartialFailure(
             f"{report.failed} of {report.total} assets failed: {reasons}",
-            hint=f"see {report.path / 'assets.jsonl'}; the others are ready: g3d train",
+            hint=f"see {report.path}/assets.jsonl; the others are ready: g3d train",
         )
-    if not report.dry_run:
+    if report.waiting:
+        console.say(f"{report.waiting} shards are left to the runs of the other --shard-index")
+    elif not report.dry_run:
         _next("g3d train", "--data", report.path, home() / "datasets")
+
+
+def _estimated(found: Estimate | None) -> None:
+    """What a run would take."""
+    if found is None:
+        return
+    console.say(
+        f"it would take {format_seconds(found.seconds)} on {found.workers} workers of this "
+        f"machine, {format_bytes(found.bytes)} of shards"
+        + (f", {format_bytes(found.download)} of downloads" if found.download else "")
+        + f"; measured on {found.tried} assets, {found.accepted} of them accepted"
+    )
+    needed = 2 * found.bytes + found.download  # an asset is staged before its shard is written
+    if needed > found.free:
+        console.say(f"that does not fit: {format_bytes(found.free)} of disk are free")
 
 
 def trained(report: TrainReport) -> None:
@@ -131,8 +158,8 @@ def categories(found: list[Category]) -> None:
     console.result({"categories": [c.model_dump(mode="json") for c in found]}, "\n".join(lines))
 
 
-def _next(command: str, option: str, path: Path, usual: Path) -> None:
+def _next(command: str, option: str, path: Path | str, usual: Path) -> None:
     """Name the next command; its argument only where it would not find the path by itself."""
-    found_anyway = path.resolve().parent == usual.resolve()
+    found_anyway = isinstance(path, Path) and path.resolve().parent == usual.resolve()
     words = [command] if found_anyway else [command, option, str(path)]
     console.say("next: " + " ".join(filter(None, words)))

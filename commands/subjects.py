@@ -73,10 +73,11 @@ def _asset_of(path: Path, uid: str) -> Subject:
     record, info = data.asset(uid), data.info
     stored = f"its stored views: g3d view {path} --uid {uid}"
     # A source without a limit may list fewer than the dataset was made of.
+    origin = info.config["sources"][record.origin]
     for limit in (None, len(data.records())):
         source = get_source(
-            info.config["source"], category=info.config["category"],
-            root=info.config.get("root"), limit=limit, seed=info.params.get("seed", 0),
+            origin["source"], category=info.config["category"], root=origin["root"],
+            table=origin["table"], limit=limit, seed=info.params.get("seed", 0),
         )  # fmt: skip
         try:
             found = [asset for asset in source.list() if asset.uid == uid]

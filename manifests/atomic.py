@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     Raises:
         DiskError: The disk is full or the place cannot be written.
     """
-    temp = path.with_name(f"{path.name}{TEMP_MARK}{os.getpid()}")
+    temp = path.with_name(f"{path.name}{TEMP_MARK}{uuid.uuid4().hex[:12]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temp.open("wb") as file:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 INFO, ASSETS, INDEX, SHARDS = "dataset.json", "assets.jsonl", "index.parquet", "shards"
+REPORT, ATTRIBUTION, REJECTED = "report.html", "ATTRIBUTION.md", "rejected"
+"""For people: the page, whom to name, and a picture of what was rejected, by uid."""
 STAGING = ".staging"
 """Folder of what a run has not yet finished; a finished dataset has none."""
 

@@ -6,20 +6,23 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import DatasetError
 from .records import AssetRecord, ViewRecord
 from .shards import ShardReader
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ROW_GROUP = 65536
 
 
-def encode_index(rows: Sequence[ViewRecord]) -> bytes:
-    """The Parquet file of ``rows``, in their order."""
+def index_table(rows: Sequence[ViewRecord]) -> pyarrow.Table:
+    """The rows as columns."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema = pa.schema(
         [
@@ -41,9 +44,17 @@ def encode_index(rows: Sequence[ViewRecord]) -> bytes:
         ]
     )
     columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+    return pa.table(columns, schema=schema)
+
+
+def encode_index(tables: Sequence[pyarrow.Table]) -> bytes:
+    """The Parquet file of the rows of all tables, in their order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     out = io.BytesIO()
     pq.write_table(
-        pa.table(columns, schema=schema),
+        pa.concat_tables(tables or [index_table([])]).combine_chunks(),
         out,
         row_group_size=ROW_GROUP,
         compression="zstd",
@@ -52,19 +63,35 @@ def encode_index(rows: Sequence[ViewRecord]) -> bytes:
     return out.getvalue()
 
 
-def shard_rows(root: Path, shard: str, records: Iterable[AssetRecord]) -> Iterator[ViewRecord]:
+def decode_index(data: bytes) -> pyarrow.Table:
+    """The rows of a Parquet file that :func:`encode_index` wrote.
+
+    Raises:
+        DatasetError: It is something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    expected = index_table([]).schema
+    try:
+        return pq.read_table(io.BytesIO(data)).select(expected.names).cast(expected)
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise DatasetError(f"not an index of views: {error}") from error
+
+
+def shard_rows(file: Path, shard: str, records: Iterable[AssetRecord]) -> Iterator[ViewRecord]:
     """The rows of a shard, from the JSON members that it holds.
 
     Args:
-        root: Folder of the dataset.
-        shard: Path of the shard below it.
+        file: The shard.
+        shard: Its path below the dataset.
         records: Its accepted assets, in their order.
 
     Raises:
         DatasetError: The shard is missing or damaged.
         KeyError: A member is missing.
     """
-    reader = ShardReader(root / shard)
+    reader = ShardReader(file)
     members = {member.name: member for member in reader.members()}
     for record in records:
         meta = members[f"{record.uid}.json"]

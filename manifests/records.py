@@ -220,6 +220,8 @@ class AssetRecord(Record):
 
     uid: str
     source: str
+    origin: int = 0
+    """Which of ``config.sources`` of the dataset it comes from."""
     source_id: str
     category: str
     url: str = ""
@@ -232,6 +234,8 @@ class AssetRecord(Record):
     """Over all that determines the mesh, as the source lists it."""
     bytes: int = 0
     split: Split
+    split_by: Literal["uid", "source"] = "uid"
+    """Whether the hash of its uid put it there, or its source said so."""
     status: Status
     stage: str | None = None
     """Where it ended if not accepted: ``fetch``, ``load``, ``gate``, ``render``, ``write``."""
@@ -370,6 +374,8 @@ class DatasetInfo(Record):
     splits: dict[str, SplitCount]
     statuses: dict[str, int]
     """Assets by status."""
+    excluded: dict[str, int] = Field(default_factory=dict)
+    """Assets that a source has and that were not taken, by the reason."""
     shards: tuple[ShardRecord, ...]
     licenses: dict[str, int]
     """Accepted assets by licence."""

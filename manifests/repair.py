@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError, DatasetError
 from .atomic import disk_error, write_atomic
 from .dataset import INDEX, Dataset
-from .index import encode_index, shard_rows
+from .index import encode_index, index_table, shard_rows
+from .place import open_place
 from .records import AssetRecord, ViewRecord
 from .validate import Finding, validate_dataset
 
@@ -42,13 +44,13 @@ class Validation:
     """What a check found, and what was done about it.
 
     Attributes:
-        dataset: Its folder.
+        dataset: Its folder, or its URL.
         findings: All, as they were before anything was done.
         fixes: What was done.
         left: Findings that neither this nor the same `g3d prepare` mends.
     """
 
-    dataset: Path
+    dataset: Path | str
     findings: tuple[Finding, ...]
     fixes: tuple[Fix, ...] = ()
     left: tuple[Finding, ...] = ()
@@ -57,6 +59,27 @@ class Validation:
     def remake(self) -> tuple[str, ...]:
         """Assets that `g3d prepare` makes again."""
         return tuple(uid for fix in self.fixes for uid in fix.uids)
+
+
+def check_place(dataset: str, *, fix: bool = False) -> Validation:
+    """Validate the dataset of a path, or of a URL: that one through a copy on this machine.
+
+    Raises:
+        ConfigError: With ``fix``: it is behind a URL, unfinished, or under way.
+        DatasetError: There is no readable ``dataset.json``.
+        DiskError: The disk is full, or the URL cannot be reached.
+    """
+    if "://" not in dataset:
+        return check_dataset(Path(dataset), fix=fix)
+    if fix:
+        raise ConfigError(
+            f"{dataset} is not on this machine: nothing is put aside there",
+            hint="delete the shards with findings: the same `g3d prepare` makes them anew",
+        )
+    place = open_place(dataset)
+    with tempfile.TemporaryDirectory(prefix="g3d-validate-") as folder:
+        place.copy_to(Path(folder))
+        return replace(check_dataset(Path(folder)), dataset=dataset)
 
 
 def check_dataset(path: Path, *, fix: bool = False) -> Validation:
@@ -134,7 +157,7 @@ def _restore_index(path: Path) -> Iterator[Fix]:
     if hashlib.sha256(old).hexdigest() == data.info.index_sha256:
         return
     try:
-        index = encode_index(list(_all_rows(data, path)))
+        index = encode_index([index_table(list(_all_rows(data, path)))])
     except (DatasetError, KeyError, TypeError, ValueError):
         return  # a shard is damaged too: `g3d prepare` writes both
     if hashlib.sha256(index).hexdigest() != data.info.index_sha256:
@@ -157,4 +180,4 @@ def _all_rows(data: Dataset, path: Path) -> Iterator[ViewRecord]:
     for record in data.assets():
         held.setdefault(str(record.shard), []).append(record)
     for shard in sorted(data.info.shards, key=lambda one: one.file):
-        yield from shard_rows(path, shard.file, held.get(shard.file, ()))
+        yield from shard_rows(path / shard.file, shard.file, held.get(shard.file, ()))

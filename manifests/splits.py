@@ -40,15 +40,18 @@ def split_of(uid: str, fractions: SplitFractions) -> Split:
     return next(s for s in reversed(SPLITS) if getattr(fractions, s) > 0)
 
 
-def require_train(uids: Iterable[str], fractions: SplitFractions) -> None:
+def require_train(splits: Iterable[Split]) -> None:
     """Check that there is something to train on.
+
+    Args:
+        splits: Of every asset.
 
     Raises:
         DatasetError: No asset falls into ``train``.
     """
-    uids = list(uids)
-    if not any(split_of(uid, fractions) == "train" for uid in uids):
+    splits = list(splits)
+    if "train" not in splits:
         raise DatasetError(
-            f"none of the {len(uids)} assets falls into the split 'train'",
+            f"none of the {len(splits)} assets falls into the split 'train'",
             hint="--set splits.train=1 --set splits.val=0 --set splits.test=0",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,13 @@ Location = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path
 """A path, or a URL: kept as text, because a ``Path`` would take one of two slashes away."""
 
 
+Words = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda v: v.replace(",", " ").split() if isinstance(v, str) else v),
+]
+"""Words in a list, or in one text between commas."""
+
+
 class PrepareConfig(Config):
     """All options of ``g3d prepare``."""
 
@@ -37,10 +45,10 @@ class PrepareConfig(Config):
     """Folder or archive, or its URL, for sources that read one."""
     table: Location | None = None
     """CSV or JSON Lines with a line a file of the source folder: see docs/sources.md."""
-    license: tuple[str, ...] = ()
+    license: Words = ()
     """Only assets under these licences, as `cc0,by,mit`; empty: all."""
-    duplicates: Literal["report", "drop"] = "report"
-    """What becomes of shapes that are nearly the same as an accepted one."""
+    duplicates: Literal["keep", "report", "drop"] = "report"
+    """`report`: equal files once, and nearly equal shapes are named; `drop`: those once, too."""
     fetch: FetchSettings = FetchSettings()
     limit: int | None = Field(None, ge=1)
     """At most this many assets. A larger limit later adds to the same dataset."""
@@ -173,11 +181,27 @@ def resolve_params(config: PrepareConfig, source: Source, renderer: Renderer) ->
     )
 
 
-def identity(config: PrepareConfig, params: RenderParams) -> dict[str, Any]:
-    """What must be equal for two runs to work on the same dataset, as plain JSON values."""
-    keep = {"source", "root", "gates", "splits", "shard_size"}
-    data = config.model_dump(mode="json", include=keep)
-    data["root"] = None if config.root is None else location_of(config.root)
+def origin_of(config: PrepareConfig) -> dict[str, Any]:
+    """Where the assets of a config come from: what may differ between runs that add to a set."""
+    out: dict[str, Any] = {"source": config.source}
+    for name in ("root", "table"):
+        value = getattr(config, name)
+        out[name] = None if value is None else location_of(value)
+    return out | {"license": list(config.license)}
+
+
+def identity(
+    config: PrepareConfig, params: RenderParams, origins: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What must be equal for two runs to work on the same dataset, as plain JSON values.
+
+    Args:
+        config: Of the run.
+        params: Resolved from it.
+        origins: Of all assets of the dataset, see :func:`origin_of`; none: this config's.
+    """
+    data = config.model_dump(mode="json", include={"gates", "splits", "shard_size", "duplicates"})
+    data["sources"] = [dict(one) for one in origins] or [origin_of(config)]
     data["category"] = get_category(config.category).name
     data["params"] = params.values()
     canonical_json(data)  # fails early on a value that JSON cannot hold

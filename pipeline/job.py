@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 RUN_FIELDS = frozenset(
     {"attempts", "seconds", "shard", "offset", "length", "points_offset", "points_length",
      "meta_offset", "meta_length", "members_sha256", "status", "stage", "reason", "message", "log",
-     "duplicate_of"}
+     "duplicate_of", "origin"}
 )  # fmt: skip
 """Fields of a record that are not written into a shard: they tell of the run, not of the asset."""
 
@@ -237,6 +237,7 @@ class _Work:
 
 def base_facts(asset: SourceAsset, config: PrepareConfig) -> dict[str, Any]:
     """What is known of an asset before anything is loaded, as fields of its record."""
+    by_uid = split_of(asset.uid, config.splits)
     return {
         "uid": asset.uid,
         "source": config.source,
@@ -249,7 +250,8 @@ def base_facts(asset: SourceAsset, config: PrepareConfig) -> dict[str, Any]:
         "sha256": asset.sha256,
         "bytes": asset.bytes,
         "missing_textures": len(asset.spec.get("missing", ())),
-        "split": split_of(asset.uid, config.splits),
+        "split": asset.split or by_uid,
+        "split_by": "uid" if asset.split in (None, by_uid) else "source",
     }
 
 

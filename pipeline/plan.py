@@ -7,10 +7,11 @@ of their own behind the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from ..manifests.dataset import SHARDS
 from ..manifests.records import SPLITS, Split
 from ..manifests.shards import UID_LIMIT, UID_PATTERN
@@ -39,25 +40,66 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of a dataset that one of several runs beside each other makes.
+
+    Attributes:
+        index: Which one it is, from 0.
+        count: How many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """From ``index/count``.
+
+        Raises:
+            ConfigError: It is something else, or the index is not below the count.
+        """
+        index, _, count = text.partition("/")
+        if index.isdigit() and count.isdigit() and int(index) < int(count):
+            return cls(int(index), int(count))
+        raise ConfigError(
+            f"--shard-index must be i/n with i from 0 to n - 1, found {text!r}",
+            hint="--shard-index $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+        )
+
+    @property
+    def whole(self) -> bool:
+        """All of it."""
+        return self.count == 1
+
+    def has(self, file: str) -> bool:
+        """Whether the shard of this path is its: by the number, a later split starts one on."""
+        split, _, number = Path(file).stem.rpartition("-")
+        return (int(number) + list(SPLITS).index(split)) % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run does.
 
     Attributes:
         groups: All shards of the dataset, sorted by file.
         done: Files of the groups that need nothing.
+        open: Groups whose shard this run writes.
         todo: Assets to prepare, in the order of the groups.
         left: uids of the groups to be written whose record is already there.
     """
 
     groups: tuple[Group, ...]
     done: frozenset[str]
+    open: tuple[Group, ...]
     todo: tuple[SourceAsset, ...]
     left: frozenset[str]
 
-    @property
-    def open(self) -> tuple[Group, ...]:
-        """Groups whose shard is still to be written."""
-        return tuple(group for group in self.groups if group.file not in self.done)
+
+WHOLE = Share()
 
 
 def check_assets(assets: Sequence[SourceAsset]) -> None:
@@ -88,6 +130,7 @@ def make_plan(
     staged: Mapping[str, str],
     fractions: SplitFractions,
     shard_size: int,
+    share: Share = WHOLE,
 ) -> Plan:
     """Decide which assets are to be prepared for which shards.
 
@@ -98,6 +141,7 @@ def make_plan(
         staged: sha256 by uid of assets that are finished and wait for their shard.
         fractions: Of the splits.
         shard_size: Most assets of a new group.
+        share: Which of the groups are this run's to write.
     """
     listed = {asset.uid: asset for asset in assets}
 
@@ -117,25 +161,31 @@ def make_plan(
         if uids:
             groups.append(replace(group, uids=uids))
     placed = {uid for group in groups for uid in group.uids}
-    new = [uid for uid in sorted(listed) if uid not in placed]
+    new = [asset for uid, asset in sorted(listed.items()) if uid not in placed]
     groups += _new_groups(new, known, fractions, shard_size)
     groups.sort(key=lambda group: group.file)
-    waiting = [uid for group in groups if group.file not in finished for uid in group.uids]
+    mine = tuple(group for group in groups if share.has(group.file) and group.file not in finished)
+    waiting = [(uid, group.split) for group in mine for uid in group.uids]
     return Plan(
         groups=tuple(groups),
         done=finished,
-        todo=tuple(listed[uid] for uid in waiting if uid not in ready),
-        left=frozenset(uid for uid in waiting if uid in ready),
+        open=mine,
+        # Its group says where an asset belongs, whatever a table says later.
+        todo=tuple(replace(listed[uid], split=split) for uid, split in waiting if uid not in ready),
+        left=frozenset(uid for uid, _ in waiting if uid in ready),
     )
 
 
 def _new_groups(
-    uids: Collection[str], known: Sequence[Group], fractions: SplitFractions, shard_size: int
+    assets: Sequence[SourceAsset],
+    known: Sequence[Group],
+    fractions: SplitFractions,
+    shard_size: int,
 ) -> list[Group]:
     """Groups of at most ``shard_size`` assets, numbered behind the known ones of their split."""
     out = []
     for split in SPLITS:
-        members = [uid for uid in uids if split_of(uid, fractions) == split]
+        members = [a.uid for a in assets if (a.split or split_of(a.uid, fractions)) == split]
         numbers = [int(g.stem.rpartition("-")[2]) for g in known if g.split == split]
         number = max(numbers, default=-1) + 1
         for start in range(0, len(members), shard_size):

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .. import console
-from ..cluster import Outcome, run_pool
 from ..config import diff
 from ..errors import ConfigError, DatasetError
-from ..manifests.atomic import write_atomic
 from ..manifests.dataset import ASSETS
-from ..manifests.records import (
-    AssetRecord,
-    RendererRecord,
-)
+from ..manifests.place import open_place
+from ..manifests.records import AssetRecord, RendererRecord
 from ..manifests.splits import require_train
 from ..renderers.base import Renderer
 from .config import (
@@ -29,34 +23,30 @@ from .config import (
     build_renderer,
     build_source,
     identity,
+    origin_of,
     resolve_params,
 )
-from .job import Job, JobResult, failed_record
+from .duplicates import exact_duplicates
+from .estimate import Estimate, estimate
 from .ledger import Known, Ledger, ShardLedger
-from .plan import Group, Plan, check_assets, make_plan
-from .publish import encode_records, publish
+from .plan import WHOLE, Plan, Share, check_assets, make_plan
+from .publish import Facts, publish, write_page
 from .report import PrepareReport, count_reasons, make_report
 from .sources.base import FileSource, Source, SourceAsset
+from .sources.licenses import parse_policy
+from .work import Work, near_accepted
 
 logger = logging.getLogger(__name__)
-
-FAILURES = "failures.jsonl"
-RECYCLE_AFTER = 500
-"""Assets that a worker prepares before it is replaced."""
-_REASON = {
-    "timeout": "timeout",
-    "memory": "memory",
-    "crash": "render_crash",
-    "error": "render_crash",
-}
 
 
 def prepare(
     config: PrepareConfig,
-    out: Path,
+    out: Path | str,
     *,
     overwrite: bool = False,
+    add: bool = False,
     dry_run: bool = False,
+    share: Share = WHOLE,
     source: Source | None = None,
     renderer: Renderer | None = None,
 ) -> PrepareReport:
@@ -64,9 +54,11 @@ def prepare(
 
     Args:
         config: All options.
-        out: Folder of the dataset; made if it is missing.
+        out: Folder of the dataset, or its URL; made if it is missing.
         overwrite: Delete a dataset that is in ``out`` first.
-        dry_run: Only say what there is to do.
+        add: Add the assets to the dataset that another source was made into.
+        dry_run: Only say what there is to do, and what a few assets took that were tried.
+        share: Which of its shards to make; the last one to end writes the manifest.
         source: In place of the one that the config names.
         renderer: In place of the one that the config names.
 
@@ -77,19 +69,66 @@ def prepare(
         MissingDependency: Ray or the renderer is not available.
     """
     start = time.monotonic()
+    _check(config, overwrite=overwrite, add=add, share=share)
     source = source or build_source(config)
     renderer = renderer or build_renderer(config, source)
     if isinstance(source, FileSource):
         source = source.reading(renderer.imports)
     params = resolve_params(config, source, renderer)
-    assets = source.list()[: config.limit]
-    check_assets(assets)
-    run = _Run(config, params, source, renderer, Ledger(out), assets)
-    run.ledger.check_place()
+    assets, excluded = _listed(config, source)
+    ledger = Ledger(open_place(out))
+    run = _Run(config, params, source, renderer, ledger, assets, excluded, share, add, start)
+    ledger.check_place()
     if dry_run:
-        return run.preview(overwrite, start)
-    with run.ledger.lock():
-        return run.make(overwrite, start)
+        return run.preview(overwrite)
+    with ledger.lock("" if share.whole else str(share.index)):
+        return run.make(overwrite)
+
+
+def _check(config: PrepareConfig, *, overwrite: bool, add: bool, share: Share) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        ConfigError: Two options that exclude each other.
+    """
+    if share.whole:
+        if overwrite and add:
+            raise ConfigError("--add and --overwrite exclude each other", hint="give one of them")
+        return
+    if overwrite:
+        raise ConfigError(
+            "--overwrite with --shard-index would delete what the other runs make",
+            hint="delete the dataset first, or give another -o",
+        )
+    if config.duplicates == "drop":
+        raise ConfigError(
+            "duplicates=drop compares all shapes, so it cannot be split by --shard-index",
+            hint="-s duplicates=report names them",
+        )
+
+
+def _listed(config: PrepareConfig, source: Source) -> tuple[list[SourceAsset], dict[str, int]]:
+    """The assets to prepare, and how many were left out for which licence.
+
+    Raises:
+        ConfigError: An unknown licence.
+        DatasetError: The source holds nothing, or nothing under these licences; uids collide.
+    """
+    found = source.list()
+    excluded: Counter[str] = Counter()
+    if config.license:
+        policy = parse_policy(config.license)
+        excluded.update(f"license {a.license}" for a in found if not policy.allows(a.license))
+        found = [asset for asset in found if policy.allows(asset.license)]
+        if not found:
+            there = ", ".join(f"{n} {what}" for what, n in excluded.most_common(8))
+            raise DatasetError(
+                f"no asset is under {', '.join(config.license)}: {there}",
+                hint="leave --license out for all, or name more of them",
+            )
+    assets = found[: config.limit]
+    check_assets(assets)
+    return assets, dict(excluded)
 
 
 @dataclass
@@ -102,82 +141,140 @@ class _Run:
     renderer: Renderer
     ledger: Ledger
     assets: Sequence[SourceAsset]
+    excluded: Mapping[str, int]
+    share: Share
+    add: bool
+    started: float
+    origins: list[dict[str, Any]] = field(default_factory=list)
+    origin: int = 0
 
-    def preview(self, overwrite: bool, start: float) -> PrepareReport:
+    def preview(self, overwrite: bool) -> PrepareReport:
         """What :meth:`make` would do."""
         known = None if overwrite else self._known()
-        ledgers = self.ledger.verify(known.ledgers) if known else {}
-        staged = self.ledger.staged() if known else {}
-        plan = self._plan(known, ledgers, staged)
+        plan, ledgers, staged = self._look(known)
         done = [ledgers[file] for file in sorted(plan.done)]
         records = [r for ledger in done for r in ledger.assets]
         records += [staged[uid] for uid in sorted(plan.left)]
         shards = [ledger.shard for ledger in done if ledger.shard is not None]
-        return make_report(
-            self.ledger.out,
-            records,
-            shards,
-            made=len(plan.todo),
-            seconds=time.monotonic() - start,
-            dry_run=True,
-        )
+        probe = estimate(self.config, self.params, self.source, self.renderer, plan.todo)
+        return self._report(records, shards, len(plan.todo), dry_run=True, estimate=probe)
 
-    def make(self, overwrite: bool, start: float) -> PrepareReport:
+    def make(self, overwrite: bool) -> PrepareReport:
         """Do what is missing."""
         if overwrite:
             self.ledger.clear()
         known = None if overwrite else self._known()
-        ledgers = self.ledger.verify(known.ledgers) if known else {}
-        staged = self.ledger.staged() if known else {}
-        if known:
-            staged |= self._salvage(known, ledgers)
-        plan = self._plan(known, ledgers, staged)
-        require_train((uid for g in plan.groups for uid in g.uids), self.config.splits)
-        if known and known.finished and not plan.open:
-            return self._report(plan, ledgers, made=0, start=start)
-        self.ledger.start(identity(self.config, self.params), plan.groups)
-        self.ledger.drop([uid for uid in staged if uid not in plan.left])
-        ledgers = {file: ledgers[file] for file in plan.done}
-        records = {uid: staged[uid] for uid in plan.left}
-        self._work(plan, ledgers, records)
-        self._finish(ledgers)
-        return self._report(plan, ledgers, made=len(plan.todo), start=start)
+        plan, ledgers, staged = self._look(known)
+        if known and self._is_fine(known, plan):
+            return self._end(plan, ledgers, made=0)
+        if known and self._salvage(known, ledgers):
+            plan, ledgers, staged = self._look(known)
+        require_train(group.split for group in plan.groups)
+        self.ledger.start(self._identity(), plan.groups, alone=self.share.whole)
+        mine = {uid for group in plan.open for uid in group.uids}
+        self.ledger.drop((set(staged) & mine) - plan.left)
+        finished = {file: ledgers[file] for file in plan.done}
+        work = Work(self.config, self.params, self.source, self.renderer, self.ledger, self.origin)
+        work.run(plan, finished, {uid: staged[uid] for uid in plan.left}, self._twins(ledgers))
+        if not self.share.whole:
+            finished |= self.ledger.closed()
+        if all(group.file in finished for group in plan.groups):
+            self._finish(finished)
+        elif (now := self.ledger.load()) and now.finished:  # by another run, in this moment
+            finished = now.ledgers
+        return self._end(plan, finished, made=len(plan.todo))
+
+    def _is_fine(self, known: Known, plan: Plan) -> bool:
+        """The dataset is finished, and nothing has to be done to it."""
+        same = known.identity.get("sources") == self._identity()["sources"]
+        return known.finished and not plan.open and same
+
+    def _identity(self) -> dict[str, Any]:
+        return identity(self.config, self.params, self.origins)
 
     def _known(self) -> Known | None:
         """What is there; refuses a dataset of another config."""
         known = self.ledger.load()
+        origin = origin_of(self.config)
         if known is None:
+            self.origins = [origin]
             return None
-        changes = diff(known.identity, identity(self.config, self.params))
+        self.origins = list(known.identity.get("sources", ()))
+        new = origin not in self.origins
+        mine = self._identity() | {"sources": None}
+        changes = diff({**known.identity, "sources": None}, mine)
+        if new and not self.add:
+            changes += diff(self.origins[-1] if self.origins else {}, origin)
         if changes:
+            only = new and len(changes) == len(diff(self.origins[-1], origin))
+            more = "--add adds these assets to it; " if only else ""
             raise ConfigError(
-                f"{self.ledger.out} was made with another config: {'; '.join(changes)}",
-                hint="--overwrite makes it anew; another -o keeps both",
+                f"{self.ledger.place} was made with another config: {'; '.join(changes)}",
+                hint=f"{more}--overwrite makes it anew; another -o keeps both",
             )
+        if new and not known.finished:
+            raise ConfigError(
+                f"{self.ledger.place} is not finished: nothing is added to it yet",
+                hint="first the command that it was started with, then this one",
+            )
+        self.origins += [origin] if new else []
+        self.origin = self.origins.index(origin)
+        self._check_names(known)
         return known
 
-    def _plan(
-        self,
-        known: Known | None,
-        ledgers: Mapping[str, ShardLedger],
-        staged: Mapping[str, AssetRecord],
-    ) -> Plan:
-        return make_plan(
+    def _check_names(self, known: Known) -> None:
+        """Refuse uids that another source has used.
+
+        Raises:
+            ConfigError: There is one.
+        """
+        listed = {asset.uid for asset in self.assets}
+        taken = [
+            record
+            for ledger in known.ledgers.values()
+            for record in ledger.assets
+            if record.uid in listed and record.origin != self.origin
+        ]
+        if taken:
+            where = self.origins[taken[0].origin]
+            raise ConfigError(
+                f"{len(taken)} uids are already there from {where['source']} {where['root'] or ''}"
+                f" ({taken[0].uid})",
+                hint="give other uids by a table, see docs/sources.md",
+            )
+
+    def _look(
+        self, known: Known | None
+    ) -> tuple[Plan, dict[str, ShardLedger], dict[str, AssetRecord]]:
+        """The plan, the groups that are closed and verified, and the assets that wait for theirs.
+
+        A run beside others verifies what is its own, and trusts them with theirs.
+        """
+        config, share = self.config, self.share
+        groups = known.groups if known else ()
+        ledgers = dict(known.ledgers) if known else {}
+        verified = self.ledger.verify({f: one for f, one in ledgers.items() if share.has(f)})
+        ledgers = {f: one for f, one in ledgers.items() if not share.has(f)} | verified
+        mine = {uid for group in groups if share.has(group.file) for uid in group.uids}
+        staged = self.ledger.staged(mine) if known else {}
+        plan = make_plan(
             self.assets,
-            known.groups if known else (),
+            groups,
             {f: {r.uid: r.sha256 for r in ledger.assets} for f, ledger in ledgers.items()},
             {uid: record.sha256 for uid, record in staged.items()},
-            self.config.splits,
-            self.config.shard_size,
+            config.splits,
+            config.shard_size,
+            share,
         )
+        return plan, ledgers, staged
 
-    def _salvage(self, known: Known, verified: Mapping[str, ShardLedger]) -> dict[str, AssetRecord]:
+    def _salvage(self, known: Known, verified: Mapping[str, ShardLedger]) -> bool:
         """Stage what is good of shards that are damaged, or hold an asset that has changed."""
         listed = {asset.uid: asset.sha256 for asset in self.assets}
-        out: dict[str, AssetRecord] = {}
+        found = False
         for group in known.groups:
             ledger = known.ledgers.get(group.file)
-            if ledger is None:
+            if ledger is None or not self.share.has(group.file):
                 continue
             changed = any(listed.get(r.uid, r.sha256) != r.sha256 for r in ledger.assets)
             if group.file in verified and not changed:
@@ -187,153 +284,82 @@ class _Run:
                 group.file,
                 "holds assets that have changed" if group.file in verified else "is damaged",
             )
-            out |= self.ledger.salvage(group, ledger)
-        return out
+            self.ledger.salvage(group, ledger)
+            found = True
+        return found
 
-    def _work(
-        self, plan: Plan, ledgers: dict[str, ShardLedger], records: dict[str, AssetRecord]
-    ) -> None:
-        """Prepare the assets of ``plan``; fills ``ledgers`` with the shards that get written."""
-        home = {uid: group for group in plan.open for uid in group.uids}
-        missing = Counter(home[asset.uid].file for asset in plan.todo)
-
-        def close(group: Group) -> None:
-            ledger = self.ledger.close_group(group, [records.pop(uid) for uid in group.uids])
-            ledgers[group.file] = ledger
-
-        for group in plan.open:
-            if not missing[group.file]:
-                close(group)
-        total = sum(len(group.uids) for group in plan.groups)
-        status: Counter[str] = Counter(r.status for r in records.values())
-        status.update(r.status for ledger in ledgers.values() for r in ledger.assets)
-        breaker = _Breaker(self.config, len(plan.todo))
-        complete: list[Group] = []
-        with (
-            console.track("rendering", total=total, unit="asset") as task,
-            closing(self._results(plan.todo)) as results,
-        ):
-            task.update(completed=total - len(plan.todo), **_shown(status))
-            for result in results:
-                record = result.record
-                self.ledger.stage(result)
-                records[record.uid] = record
-                status[record.status] += 1
-                task.advance(1, **_shown(status))
-                if record.status != "accepted":
-                    logger.info(
-                        "%s: %s/%s %s", record.uid, record.stage, record.reason, record.message
-                    )
-                if breaker.trips(record):
-                    self._stop(breaker)
-                group = home[record.uid]
-                missing[group.file] -= 1
-                if not missing[group.file]:
-                    complete.append(group)
-                # What the breaker may yet call off must not be final.
-                while complete and breaker.decided:
-                    close(complete.pop(0))
-
-    def _results(self, todo: Sequence[SourceAsset]) -> Generator[JobResult]:
-        """Every asset's result, as the workers give them."""
-        if not todo:
-            return
-        factory = functools.partial(Job, self.config, self.params, self.source, self.renderer)
-        outcomes: Iterator[Outcome[SourceAsset, JobResult]] = run_pool(
-            factory,
-            todo,
-            workers=self.config.workers,
-            deadline_s=self.config.deadline_s,
-            strikes=self.config.strikes,
-            recycle_after=RECYCLE_AFTER,
-        )
-        with closing(self.renderer):  # without Ray it is this one that rendered
-            yield from self._records(outcomes)
-
-    def _records(self, outcomes: Iterator[Outcome[SourceAsset, JobResult]]) -> Generator[JobResult]:
-        for outcome in outcomes:
-            if outcome.value is not None:
-                record = outcome.value.record.model_copy(update={"attempts": outcome.attempts})
-                yield JobResult(record, outcome.value.data)
-            elif outcome.failure is not None:
-                failure = outcome.failure
-                yield JobResult(
-                    failed_record(
-                        outcome.job,
-                        self.config,
-                        _REASON[failure.reason],
-                        failure.message,
-                        outcome.attempts,
-                    )
-                )
-
-    def _stop(self, breaker: _Breaker) -> None:
-        """End a run whose first assets mostly fail; they are tried again by the next."""
-        path = self.ledger.staging / FAILURES
-        write_atomic(path, encode_records(breaker.bad))
-        self.ledger.drop([record.uid for record in breaker.bad])
-        reason, count = next(iter(count_reasons(breaker.bad).items()))
-        raise DatasetError(
-            f"stopped: {len(breaker.bad)} of the first {breaker.seen} assets were not accepted, "
-            f"{count} of them for {reason}; see {path}",
-            hint="mend the cause and run the same command again, "
-            "or go on with --set breaker_share=1",
-        )
+    def _twins(self, ledgers: Mapping[str, ShardLedger]) -> dict[str, str]:
+        """For every asset with the same files as another one: that other."""
+        if self.config.duplicates == "keep":
+            return {}
+        known = {
+            record.sha256: record.uid
+            for ledger in ledgers.values()
+            for record in ledger.assets
+            if record.status == "accepted"
+        }
+        return exact_duplicates(self.assets, known)
 
     def _finish(self, ledgers: Mapping[str, ShardLedger]) -> None:
         """Publish the dataset, then see whether there is anything to train on."""
-        values = self.params.values()
-        renderer = RendererRecord(
-            name=self.renderer.name,
-            version=self.renderer.version,
-            settings=values["render"] | ({"look": values["look"]} if "look" in values else {}),
-        )
-        publish(self.ledger.out, self.config, self.params, renderer, ledgers)
-        self.ledger.finish()
+        if self.share.whole:
+            self._publish(ledgers)
+        else:
+            try:
+                with self.ledger.lock("publish"):
+                    self._publish(ledgers)
+            except ConfigError:
+                logger.info("another run, which ended at the same time, writes the manifest")
+                return
         records = [record for ledger in ledgers.values() for record in ledger.assets]
         accepted = [record for record in records if record.status == "accepted"]
         if not accepted:
             worst = ", ".join(f"{n} {reason}" for reason, n in count_reasons(records).items())
             raise DatasetError(
                 f"no asset of {len(records)} was accepted ({worst})",
-                hint=f"the reasons are in {self.ledger.out / ASSETS}",
+                hint=f"the reasons are in {self.ledger.place}/{ASSETS}",
             )
-        require_train((record.uid for record in accepted), self.config.splits)
+        require_train(record.split for record in accepted)
+
+    def _publish(self, ledgers: Mapping[str, ShardLedger]) -> None:
+        values = self.params.values()
+        renderer = RendererRecord(
+            name=self.renderer.name,
+            version=self.renderer.version,
+            settings=values["render"] | ({"look": values["look"]} if "look" in values else {}),
+        )
+        near = {} if self.config.duplicates == "keep" else near_accepted(self.ledger, ledgers)
+        facts = Facts(self._identity(), self.params, renderer, self.excluded)
+        publish(self.ledger, ledgers, near, facts)
+        self.ledger.finish()
+        write_page(self.ledger.place)
+
+    def _end(self, plan: Plan, ledgers: Mapping[str, ShardLedger], *, made: int) -> PrepareReport:
+        chosen = [ledgers[group.file] for group in plan.groups if group.file in ledgers]
+        records = [record for ledger in chosen for record in ledger.assets]
+        shards = [ledger.shard for ledger in chosen if ledger.shard is not None]
+        waiting = sum(group.file not in ledgers for group in plan.groups)
+        return self._report(records, shards, made, waiting=waiting)
 
     def _report(
-        self, plan: Plan, ledgers: Mapping[str, ShardLedger], *, made: int, start: float
+        self,
+        records: Sequence[AssetRecord],
+        shards: Sequence[Any],
+        made: int,
+        *,
+        dry_run: bool = False,
+        waiting: int = 0,
+        estimate: Estimate | None = None,
     ) -> PrepareReport:
-        chosen = [ledgers[group.file] for group in plan.groups]
+        place = self.ledger.place
         return make_report(
-            self.ledger.out,
-            [record for ledger in chosen for record in ledger.assets],
-            [ledger.shard for ledger in chosen if ledger.shard is not None],
+            place.url or Path(str(place)),
+            records,
+            shards,
             made=made,
-            seconds=time.monotonic() - start,
+            seconds=time.monotonic() - self.started,
+            dry_run=dry_run,
+            excluded=self.excluded,
+            waiting=waiting,
+            estimate=estimate,
         )
-
-
-class _Breaker:
-    """Looks at the first assets of a run; trips if too many of them are not accepted."""
-
-    def __init__(self, config: PrepareConfig, todo: int) -> None:
-        self._share, self._after = config.breaker_share, config.breaker_after
-        self._never = todo < config.breaker_after
-        self.seen = 0
-        self.bad: list[AssetRecord] = []
-
-    @property
-    def decided(self) -> bool:
-        """It has let the run pass, or never will stop it."""
-        return self._never or self.seen >= self._after
-
-    def trips(self, record: AssetRecord) -> bool:
-        """Count an ended asset; True once, when the first assets are all seen and mostly bad."""
-        self.seen += 1
-        if self.seen <= self._after and record.status != "accepted":
-            self.bad.append(record)
-        return self.seen == self._after and len(self.bad) > self._share * self.seen
-
-
-def _shown(status: Mapping[str, int]) -> dict[str, int | None]:
-    return {name: status.get(name) or None for name in ("rejected", "failed")}

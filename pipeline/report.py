@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ..manifests.records import AssetRecord, ShardRecord
+from .estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,13 @@ class PrepareReport:
         bytes: Of all shards.
         seconds: Wall time of this run.
         dry_run: Nothing was written.
+        excluded: Assets of the source that were not taken, by the reason.
+        duplicates: Accepted assets that are nearly the same as another one.
+        waiting: Shards that other runs beside this one have still to write.
+        estimate: With ``dry_run``: what it would take.
     """
 
-    path: Path
+    path: Path | str
     total: int
     accepted: int
     rejected: int
@@ -43,6 +49,10 @@ class PrepareReport:
     bytes: int
     seconds: float
     dry_run: bool = False
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    waiting: int = 0
+    estimate: Estimate | None = None
 
     @property
     def nothing_to_do(self) -> bool:
@@ -57,13 +67,16 @@ def count_reasons(records: Iterable[AssetRecord]) -> dict[str, int]:
 
 
 def make_report(
-    path: Path,
+    path: Path | str,
     records: Iterable[AssetRecord],
     shards: Iterable[ShardRecord],
     *,
     made: int,
     seconds: float,
     dry_run: bool = False,
+    excluded: Mapping[str, int] = MappingProxyType({}),
+    waiting: int = 0,
+    estimate: Estimate | None = None,
 ) -> PrepareReport:
     """Count ``records`` and ``shards``."""
     records, shards = list(records), list(shards)
@@ -82,4 +95,8 @@ def make_report(
         bytes=sum(shard.bytes for shard in shards),
         seconds=seconds,
         dry_run=dry_run,
+        excluded=dict(excluded),
+        duplicates=sum(r.status == "accepted" and r.duplicate_of is not None for r in records),
+        waiting=waiting,
+        estimate=estimate,
     )

@@ -69,7 +69,16 @@ EAGER = (
     *("g3d", "g3d.cli", "g3d.config", "g3d.console", "g3d.errors"),
     *(
         f"g3d.commands.{name}"
-        for name in ("options", "places", "reports", "describe", "demo", "render", "view")
+        for name in (
+            "options",
+            "places",
+            "reports",
+            "describe",
+            "demo",
+            "prepare",
+            "render",
+            "view",
+        )
     ),
     "g3d.trainer.trained",
 )

@@ -23,6 +23,7 @@ from g3d import cli
 from g3d.commands import doctor, places
 from g3d.commands.options import COMMON_OPTIONS
 from g3d.errors import G3DError, PartialFailure
+from g3d.pipeline.plan import Share
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +40,7 @@ def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
 COMMANDS = leaves(typer.main.get_command(cli.app))
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
-MOST_OPTIONS = {"prepare": 14, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
+MOST_OPTIONS = {"prepare": 17, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
 """Ratchet: a new flag needs a reason, everything else goes through --set."""
 
 
@@ -351,11 +352,13 @@ def test_every_option_of_prepare_reaches_the_config(
     words = (
         f"prepare folder --category car --root {tmp_path} --limit 3 --views 6 --size 48 "
         f"--renderer raster --workers 1 --config {tmp_path}/c.yaml -s seed=9 -s render.light=flat "
-        f"-o {tmp_path}/out --overwrite --dry-run"
+        f"--license cc0,by --shard-index 2/5 -o s3://bucket/out --overwrite --add --dry-run"
     )
     g3d(*words.split())
     config = seen.pop("config")
-    assert seen == {"out": tmp_path / "out", "overwrite": True, "dry_run": True}
+    flags = {"overwrite": True, "add": True, "dry_run": True, "share": Share(2, 5)}
+    assert seen == {"out": "s3://bucket/out", **flags}
+    assert config.license == ("cc0", "by")
     assert (config.source, config.category, config.root) == ("folder", "car", str(tmp_path))
     assert (config.limit, config.views, config.render.size, config.workers) == (3, 6, 48, 1)
     assert (config.renderer, config.shard_size, config.seed) == ("raster", 7, 9)

@@ -306,7 +306,7 @@ def test_a_run_makes_a_valid_dataset_and_reports_it(made):
     data = Dataset.open(made)
     assert validate_dataset(made) == []
     assert sorted(p.name for p in made.iterdir()) == [
-        "assets.jsonl", "dataset.json", "index.parquet", "shards",
+        "ATTRIBUTION.md", "assets.jsonl", "dataset.json", "index.parquet", "report.html", "shards",
     ]  # fmt: skip
     for record in data.assets():
         assert record.pose_iou > 0.85

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from ...manifests.records import CameraPrior, Get3dPrior
+from ...manifests.records import CameraPrior, Get3dPrior, Split
 from ...renderers.meshes import Mesh
 from ..fetch import FetchSettings
 
@@ -32,6 +32,7 @@ class SourceAsset:
         bytes: Size of the files that ``sha256`` covers; 0 for a made asset.
         spec: Plain JSON values that :meth:`Source.load` needs besides the above.
         title: What its author calls it, or an empty string.
+        split: Where it belongs, if the source says so; None: by the hash of its uid.
     """
 
     uid: str
@@ -44,6 +45,7 @@ class SourceAsset:
     bytes: int
     spec: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
