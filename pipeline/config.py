@@ -21,7 +21,7 @@ from .gates import GateSettings
 from .ranges import location_of
 from .sources.base import FileSource, Source
 from .sources.folder import RASTER_FORMATS
-from .sources.registry import get_source
+from .sources.registry import MADE, get_source
 
 Location = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v)]
 """A path, or a URL: kept as text, because a ``Path`` would take one of two slashes away."""
@@ -93,7 +93,8 @@ def build_source(config: PrepareConfig) -> Source:
         config.source,
         category=config.category,
         root=config.root,
-        limit=config.limit,
+        # What a licence leaves out does not count.
+        limit=None if config.license and config.source not in MADE else config.limit,
         seed=config.seed,
         table=config.table,
         fetch=config.fetch,

@@ -44,12 +44,35 @@ def _shapenet(options: SourceOptions) -> Source:
     return ShapenetSource(options.category, options.root, options.limit)
 
 
+def _objaverse(options: SourceOptions) -> Source:
+    from .objaverse import ObjaverseSource
+
+    return ObjaverseSource(options.category, options.root, options.limit, options.fetch)
+
+
+def _objaverse_xl(options: SourceOptions) -> Source:
+    from .objaverse_tables import needs_table
+    from .objaverse_xl import ObjaverseXLSource
+
+    if options.table is None:
+        raise needs_table(options.category)
+    return ObjaverseXLSource(
+        options.category, options.table, options.root, options.limit, options.fetch
+    )
+
+
 SOURCES: dict[str, Callable[[SourceOptions], Source]] = {
     "procedural": _procedural,
     "folder": _folder,
     "shapenet": _shapenet,
+    "objaverse": _objaverse,
+    "objaverse-xl": _objaverse_xl,
 }
 """Constructor of every source by name."""
+
+
+MADE = frozenset({"procedural"})
+"""Sources that make as many assets as they are asked for, by themselves."""
 
 
 def _has_procedure(category: Category) -> bool:
@@ -61,6 +84,7 @@ def _has_procedure(category: Category) -> bool:
 _GIVES: dict[str, Callable[[Category], bool]] = {
     "procedural": _has_procedure,
     "shapenet": lambda category: category.synset is not None,
+    "objaverse": lambda category: bool(category.lvis),
 }
 """Whether a source has a category; one that is not listed takes what it is given for any."""
 
