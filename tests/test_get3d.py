@@ -11,7 +11,7 @@ from g3d.trainer.get3d.losses import ADVERSARIAL, gradient_penalty, sdf_sign_los
 from g3d.trainer.get3d.render import render
 from g3d.trainer.isosurface.grid import bcc_grid
 from g3d.trainer.isosurface.marching import MarchingTetrahedra
-from g3d.trainer.method import Batch, DataContext
+from g3d.trainer.method import Batch, DataContext, draw_background
 from g3d.trainer.sampler import build_method
 
 CONTEXT = DataContext(name="made", category="chair", extent=0.7, camera=Get3dPrior())
@@ -149,9 +149,65 @@ def test_rgb_gradient_does_not_reach_alpha_unless_asked():
     sdf.requires_grad_()
     matrix = torch.from_numpy(orbit(0.3, 0.2, 2.0, 0.8).world_to_clip()).float()[None, None]
     images = render(marching(sdf), matrix, lambda p: p * 0 + 0.5, 16)
-    assert not images.over(1.0, detach_alpha=True).requires_grad
-    (gradient,) = torch.autograd.grad(images.over(1.0, detach_alpha=False).sum(), sdf)
+    assert not images.over(1.0, "detached").requires_grad
+    assert not images.over(1.0, "hard").requires_grad
+    (gradient,) = torch.autograd.grad(images.over(1.0, "alpha").sum(), sdf)
     assert gradient.abs().sum() > 0
+
+
+def test_mattes_differ_at_the_silhouette_only():
+    marching, sdf = analytic_sphere(0.5, 8)
+    matrix = torch.from_numpy(orbit(0.3, 0.2, 2.0, 0.8).world_to_clip()).float()[None, None]
+    images = render(marching(sdf), matrix, torch.zeros_like, 32, supersample=4)
+    soft, hard = images.over(1.0, "alpha"), images.over(1.0, "hard")
+    assert set(hard.unique().tolist()) == {0.0, 1.0}
+    edge = (images.alpha > 0.001) & (images.alpha < 0.999)
+    assert edge.any()
+    torch.testing.assert_close(soft[~edge.expand_as(soft)], hard[~edge.expand_as(hard)])
+    over = images.over(torch.tensor([1.0, 0.5, 0.25]).reshape(1, 3, 1, 1), "alpha")
+    torch.testing.assert_close(over[0, :, 0, 0], torch.tensor([1.0, 0.5, 0.25]))
+
+
+def test_colours_move_the_surface_by_the_scale_that_is_asked_for():
+    """Inside the silhouette only the positions of the queries depend on the field.
+
+    Seen along -Z, the sphere x^2 + y^2 + z^2 = r^2 coloured by its own z has d(z)/d(r) = r / z.
+    """
+    marching, sdf = analytic_sphere(0.5, 24)
+    matrix = torch.from_numpy(orbit(0.0, 0.0, 4.0, 0.05).world_to_clip()).float()[None, None]
+
+    def middle(field, scale):
+        images = render(marching(field), matrix, lambda p: p[..., 2:].expand(-1, -1, 3), 8,
+                        position_gradient=scale)  # fmt: skip
+        assert images.alpha.min() == 1  # the silhouette is out of sight
+        return images.rgb[0, 0].mean()
+
+    gradients = []
+    for scale in (0.0, 0.5, 1.0):
+        field = sdf.clone().requires_grad_()
+        value = middle(field, scale)
+        if not scale:
+            assert not value.requires_grad
+            continue
+        (gradient,) = torch.autograd.grad(value, field)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[0] * 2, gradients[1])
+    assert gradients[1].sum().item() == pytest.approx(1.0, rel=0.03)  # r / z, near the middle
+    step = 1e-3
+    numeric = (middle(sdf + step, 0.0) - middle(sdf - step, 0.0)) / (2 * step)
+    assert gradients[1].sum().item() == pytest.approx(numeric.item(), rel=0.01)
+
+
+def test_random_backgrounds_are_drawn_for_every_image():
+    colours = draw_background("random", 5, np.random.default_rng(0), "cpu")
+    assert colours.shape == (5, 3, 1, 1)
+    assert len(colours.unique()) == 15
+    assert draw_background(0.25, 5, np.random.default_rng(0), "cpu") == 0.25
+    config = preset_config("smoke", data={"background": "random", "mask": "hard"})
+    method = build_method(config, CONTEXT)
+    batch = smoke_batch()
+    loss, _ = method.phases()[0].loss(batch, 0)
+    assert torch.isfinite(loss)
 
 
 def test_field_is_never_empty_and_always_closed():

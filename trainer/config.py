@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,8 +18,11 @@ class DataConfig(Config):
     size: int = Field(256, ge=8)
     """Side of the training images (pixels); stored views are averaged down to it."""
     split: Literal["train", "val", "test"] = "train"
-    background: float = Field(1.0, ge=0, le=1)
-    """Grey that real and generated images are composited over; 1 is white."""
+    background: Annotated[float, Field(ge=0, le=1)] | Literal["random"] = 1.0
+    """Grey that real and generated images are composited over, 1 is white; or `random`: a colour
+    of its own for every image, real or generated."""
+    mask: Literal["soft", "hard"] = "soft"
+    """Alpha of real images: as it is, or 1 wherever it is not 0 (the paper)."""
     flip: bool | None = False
     """Show every other image as its mirror image, with the camera mirrored too; right where shapes
     are symmetric about the plane x = 0. None: if nearly all of the training shapes are."""

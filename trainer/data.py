@@ -13,7 +13,7 @@ from ..errors import ConfigError, DatasetError
 from ..manifests.dataset import Dataset
 from ..manifests.records import Split
 from .config import DataConfig
-from .method import Batch, DataContext
+from .method import Batch, DataContext, draw_background
 from .metrics.chamfer import chamfer
 
 
@@ -40,7 +40,7 @@ class ViewPool:
         flip: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.background, self.flip = config.background, flip
+        self.background, self.hard, self.flip = config.background, config.mask == "hard", flip
         views = dataset.views(config.split)
         if not len(views):
             raise DatasetError(
@@ -76,8 +76,9 @@ class ViewPool:
             mirrored = torch.from_numpy(rng.random(count) < 0.5).to(rgba.device)
             rgba = torch.where(mirrored[:, None, None, None], rgba.flip(3), rgba)
             azimuth = torch.where(mirrored, -azimuth, azimuth)  # read through sine and cosine only
-        alpha = rgba[:, 3:]
-        rgb = rgba[:, :3] * alpha + self.background * (1 - alpha)
+        alpha = (rgba[:, 3:] > 0).float() if self.hard else rgba[:, 3:]
+        background = draw_background(self.background, count, rng, rgba.device)
+        rgb = rgba[:, :3] * alpha + background * (1 - alpha)
         return Batch(rgb, alpha, azimuth, self.elevation[rows], rng)
 
 

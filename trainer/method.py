@@ -39,6 +39,20 @@ class DataContext(Config):
         return self.mirror_share >= SYMMETRIC_FROM
 
 
+Background = float | Literal["random"]
+"""What images are composited over: a grey in [0, 1], or a colour of its own for every image."""
+
+
+def draw_background(
+    background: Background, count: int, rng: np.random.Generator, device: torch.device | str
+) -> torch.Tensor | float:
+    """The grey, or ``count`` colours ``[N, 3, 1, 1]``, uniform in [0, 1]."""
+    if background != "random":
+        return background
+    drawn = rng.random((count, 3, 1, 1), dtype=np.float32)
+    return torch.from_numpy(drawn).to(device)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Real views for one step, and the step's own randomness.

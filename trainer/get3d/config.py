@@ -26,8 +26,6 @@ class LossConfig(Config):
     """Lazy regularisation: every so many steps, weighted by as much."""
     sdf_weight: float = 0.01
     """Sign cross-entropy over the grid's edges (GET3D equation 2); discourages floaters."""
-    rgb_to_alpha: bool = False
-    """Let the RGB discriminator move silhouettes. The paper does not."""
 
 
 class OptimConfig(Config):
@@ -47,6 +45,12 @@ class RenderConfig(Config):
     """Rasterised samples per pixel along an axis."""
     color_samples: int = Field(1, ge=1)
     """Texture queries per pixel along an axis."""
+    matte: Literal["alpha", "detached", "hard"] = "detached"
+    """How colours are laid over the background: by true alpha, which lets the RGB discriminator
+    move silhouettes; by its value alone; or by a hard mask (the paper)."""
+    position_gradient: float = Field(0.0, ge=0)
+    """Scale of the gradient from colours to the surface positions that they are read at; the
+    paper has none."""
 
 
 class GET3DConfig(Config):

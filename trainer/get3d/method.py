@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...renderers.cameras import sample_cameras
-from ..method import Batch, DataContext, Logs, Phase
+from ..method import Background, Batch, DataContext, Logs, Phase, draw_background
 from ..networks.discriminator import Discriminator, camera_code
 from .asset import GET3DAsset
 from .config import GET3DConfig
@@ -37,13 +37,13 @@ class GET3D:
         config: The method's part of the run's config.
         context: What it must know of the dataset.
         size: Side of the training images (pixels).
-        background: Grey behind the objects, in [0, 1].
+        background: Behind the objects: a grey in [0, 1], or a random colour for every image.
     """
 
     needs: Literal["views"] = "views"
 
     def __init__(
-        self, config: GET3DConfig, context: DataContext, size: int, background: float
+        self, config: GET3DConfig, context: DataContext, size: int, background: Background
     ) -> None:
         self.config, self.context = config, context
         self.size, self.background = size, background
@@ -109,8 +109,12 @@ class GET3D:
             self.size,
             supersample=self.config.render.supersample,
             color_samples=self.config.render.color_samples,
+            position_gradient=self.config.render.position_gradient,
         )
-        rgb = images.over(self.background, detach_alpha=not self.config.loss.rgb_to_alpha)
+        rgb = images.over(
+            draw_background(self.background, len(images.rgb), batch.rng, device),
+            self.config.render.matte,
+        )
         return Fakes(
             rgb * 2 - 1,
             images.alpha * 2 - 1,

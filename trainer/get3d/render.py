@@ -8,7 +8,7 @@ gradient on dense meshes. Images come out view by view: row ``k * B + s`` is vie
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ...renderers import ops
 from ..isosurface.marching import MeshBatch
 
+Matte = Literal["alpha", "detached", "hard"]
 ColorField = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -25,14 +26,26 @@ class Rendered(NamedTuple):
     Attributes:
         rgb: ``[N, 3, H, W]`` sRGB in [0, 1], not yet composited; 0 where nothing is covered.
         alpha: ``[N, 1, H, W]`` soft coverage, differentiable in the vertices.
+        hard: ``[N, 1, H, W]`` 1 where anything of a pixel is covered, else 0.
     """
 
     rgb: torch.Tensor
     alpha: torch.Tensor
+    hard: torch.Tensor
 
-    def over(self, background: float, *, detach_alpha: bool) -> torch.Tensor:
-        """Composite over a grey ``background``; GET3D passes no RGB gradient into alpha."""
-        alpha = self.alpha.detach() if detach_alpha else self.alpha
+    def over(self, background: torch.Tensor | float, matte: Matte) -> torch.Tensor:
+        """Composite over ``background``: a grey, or colours ``[N, 3, 1, 1]``.
+
+        Args:
+            background: Behind the object.
+            matte: ``alpha``: true alpha, through which RGB moves silhouettes; ``detached``: the
+                same without that gradient; ``hard``: a pixel is the object's or the background's,
+                as in GET3D.
+        """
+        if matte == "hard":
+            alpha = self.hard
+        else:
+            alpha = self.alpha if matte == "alpha" else self.alpha.detach()
         return self.rgb * alpha + background * (1.0 - alpha)
 
 
@@ -44,6 +57,7 @@ def render(
     *,
     supersample: int = 4,
     color_samples: int = 2,
+    position_gradient: float = 0.0,
 ) -> Rendered:
     """Render every mesh from its cameras.
 
@@ -55,6 +69,8 @@ def render(
         supersample: Rasterised samples per pixel along an axis, a multiple of ``color_samples``.
         color_samples: Colour queries per pixel along an axis; each looks at the mean position of
             the samples that it stands for.
+        position_gradient: Scale of the gradient that colours pass into the positions where they
+            are looked up, and so into the vertices; 0, as in GET3D, passes none.
     """
     views, batch = world_to_clip.shape[:2]
     flipped = world_to_clip.clone()
@@ -66,17 +82,20 @@ def render(
     soft = ops.antialias(hard, rast, clip, triangles, topology=_topology(meshes, views))
     alpha = F.avg_pool2d(soft.permute(0, 3, 1, 2), supersample)
 
-    with torch.no_grad():  # positions reach the texture query without a gradient, as in GET3D
-        world = meshes.vertices.detach().repeat(views, 1)
-        position, _ = ops.interpolate(world, rast, triangles)
-        block = supersample // color_samples
-        pooled = F.avg_pool2d(torch.cat([position, hard], -1).permute(0, 3, 1, 2), block)
-        coverage = pooled[:, 3]  # [N, h, w]
-        position = (pooled[:, :3] / coverage[:, None].clamp(min=1e-6)).permute(0, 2, 3, 1)
+    block = supersample // color_samples
+    with torch.no_grad():
+        coverage = F.avg_pool2d(hard.permute(0, 3, 1, 2), block)[:, 0]  # [N, h, w]
+    with torch.set_grad_enabled(torch.is_grad_enabled() and position_gradient > 0):
+        world = meshes.vertices if position_gradient > 0 else meshes.vertices.detach()
+        position, _ = ops.interpolate(world.repeat(views, 1), rast, triangles)
+        pooled = F.avg_pool2d(position.permute(0, 3, 1, 2), block)
+        position = (pooled / coverage[:, None].clamp(min=1e-6)).permute(0, 2, 3, 1)
+    if position_gradient > 0:  # the value as it is, the gradient scaled
+        position = position.detach().lerp(position, position_gradient)
     rgb = _query(colors, position, coverage > 0, views, batch)  # [N, h, w, 3]
     weighted = F.avg_pool2d((rgb * coverage[..., None]).permute(0, 3, 1, 2), color_samples)
     share = F.avg_pool2d(coverage[:, None], color_samples)
-    return Rendered(weighted / share.clamp(min=1e-6), alpha)
+    return Rendered(weighted / share.clamp(min=1e-6), alpha, (share > 0).float())
 
 
 def _to_clip(
