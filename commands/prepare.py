@@ -46,6 +46,12 @@ def prepare_command(
     root: Annotated[
         str | None, option(INPUT, "--root", help="Models: a folder, zips, or the URL of either.")
     ] = None,
+    table: Annotated[
+        str | None, option(INPUT, "--table", help="CSV or JSON Lines that chooses or describes.")
+    ] = None,
+    offline: Annotated[
+        bool, option(INPUT, "--offline", help="Fetch nothing: what is in the cache has to do.")
+    ] = False,
     limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
     license: Annotated[
         str | None, option(INPUT, "--license", help="Only these: cc0,by,mit (default: all).")
@@ -99,8 +105,9 @@ def prepare_command(
     if source is None:
         raise ConfigError("prepare needs a source", hint=f"one of: {', '.join(SOURCES)}")
     flags = given(
-        source=source, category=category, root=root, limit=limit, license=license, views=views,
-        renderer=renderer, workers=workers, render=given(size=size) or None,
+        source=source, category=category, root=root, table=table, limit=limit, license=license,
+        views=views, renderer=renderer, workers=workers, render=given(size=size) or None,
+        fetch={"offline": True} if offline else None,
     )  # fmt: skip
     base = load_preset(PRESETS["prepare"], preset) if preset else {}
     base = {"category": "default", **base}

@@ -7,15 +7,11 @@ that are asked for, neighbours with one. Nothing else of it is read, locally or 
 from __future__ import annotations
 
 import errno
-import glob
 import logging
 import os
-import shutil
 import stat
 import struct
 import threading
-import time
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..config import home
 from ..errors import AssetError
-from ..manifests.atomic import TEMP_MARK, disk_error
-from .ranges import LocalRanges, RangeFile, Ranges, Slice, UrlRanges
+from .cache import new_folder
+from .ranges import RangeFile, Ranges, Slice, ranges_of
+from .web import Patience
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +33,7 @@ MOST_AT_ONCE = 64 * MIB
 """Neighbouring members are read with one range up to this many bytes."""
 _CHUNK = MIB
 _BAD_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}
-_STALE_S = 3600.0
 _LOCAL_HEADER = 30 + 2 * 0xFFFF  # the longest header before the data of a member
-
-
-def cache_folder() -> Path:
-    """Where fetched and unpacked files are kept: ``$G3D_CACHE``, or ``cache`` in the home."""
-    return Path(os.environ.get("G3D_CACHE") or home() / "cache").expanduser().resolve()
 
 
 @dataclass(frozen=True)
@@ -88,21 +78,29 @@ class Archive:
     Args:
         location: A path, a URL, or something to read ranges of.
         name: What messages call it; the location if it is left out.
+        gap: Members with at most so many other bytes between them are read with one range.
+        patience: With the server of a URL.
 
     Raises:
         AssetError: ``gone`` or ``download``: it cannot be read; ``import``: it is not a zip, or it
             ends before its directory does.
     """
 
-    def __init__(self, location: str | Path | Ranges, name: str | None = None) -> None:
+    def __init__(
+        self,
+        location: str | Path | Ranges,
+        name: str | None = None,
+        *,
+        gap: int = 0,
+        patience: Patience | None = None,
+    ) -> None:
         ranges: Ranges
         if isinstance(location, str | Path):
             name = name or str(location)
-            local = isinstance(location, Path) or "://" not in location
-            ranges = LocalRanges(Path(location)) if local else UrlRanges(str(location))
+            ranges = ranges_of(location, patience)
         else:
             ranges = location
-        self.name = name or "the archive"
+        self.name, self.gap = name or "the archive", gap
         self._file = RangeFile(ranges, self.name)
         self._lock = threading.Lock()
         self._file.fetch(max(0, ranges.size - TAIL), ranges.size)
@@ -125,14 +123,13 @@ class Archive:
             AssetError: ``gone``: there is no such member; ``import``: it is larger than ``limit``,
                 encrypted or no plain file; ``checksum``: it is damaged; ``download``.
         """
-        with self._lock:
-            self._check([name], Limits(bytes=limit))
-            self._fetch([name])
-            try:
-                with self._decoding(name), self._zip.open(self._infos[name]) as stream:
-                    return stream.read()
-            finally:
-                self._file.forget()
+        self._check([name], Limits(bytes=limit))
+        with (
+            self._fetched([name]),
+            self._decoding(name),
+            self._zip.open(self._infos[name]) as stream,
+        ):
+            return stream.read()
 
     def nested(self, name: str) -> Archive:
         """A zip that is a member of this one, read in its place.
@@ -151,7 +148,9 @@ class Archive:
                 raise _damaged(f"{name} in {self.name} has no header")
             start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         return Archive(
-            Slice(self._file.ranges, start, start + info.file_size), f"{self.name}/{name}"
+            Slice(self._file.ranges, start, start + info.file_size),
+            f"{self.name}/{name}",
+            gap=self.gap,
         )
 
     def extract(
@@ -176,16 +175,13 @@ class Archive:
         places = dict(wanted) if isinstance(wanted, Mapping) else {n: n for n in wanted}
         if folder.is_dir():
             return folder
-        with new_folder(folder) as temporary, self._lock:
+        with new_folder(folder) as temporary:
             targets = {name: safe_place(temporary, place) for name, place in places.items()}
             self._check(places, limits or Limits())
             for group in self._neighbours(places):
-                self._fetch(group)
-                try:
+                with self._fetched(group):
                     for name in group:
                         self._extract_one(name, targets[name])
-                finally:
-                    self._file.forget()
         return folder
 
     def _extract_one(self, name: str, target: Path) -> None:
@@ -238,21 +234,34 @@ class Archive:
     def _neighbours(self, names: Iterable[str]) -> list[list[str]]:
         """Members that stand side by side, together, in the order of the archive."""
         out: list[list[str]] = []
-        first = last = -1
+        first = last = 0
         for name in sorted(names, key=lambda n: self._infos[n].header_offset):
             start, end = self._span(name)
-            if start != last or end - first > MOST_AT_ONCE:
+            if not out or start - last > self.gap or end - first > MOST_AT_ONCE:
                 out.append([])
                 first = start
             out[-1].append(name)
             last = end
         return out
 
-    def _fetch(self, group: list[str]) -> None:
-        """Read neighbouring members with one range, unless they are too much to hold."""
+    @contextmanager
+    def _fetched(self, group: list[str]) -> Iterator[None]:
+        """Hold the archive, with neighbouring members read by one range.
+
+        What is too much to hold in memory is read in pieces as it is unpacked.
+        """
         start, end = self._span(group[0])[0], self._span(group[-1])[1]
+        data = None
         if 0 <= start < end <= start + MOST_AT_ONCE:
-            self._file.fetch(start, end)
+            # Not under the lock: threads may wait for a server side by side.
+            data = self._file.range(start, min(end, self._file.ranges.size))
+        with self._lock:
+            if data is not None:
+                self._file.keep(start, data)
+            try:
+                yield
+            finally:
+                self._file.forget()
 
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:
@@ -290,39 +299,3 @@ def safe_place(folder: Path, name: str) -> Path:
     if not parts or text.startswith("/") or drive or ".." in parts or "\0" in text:
         raise _refused(f"the name {name!r} leads out of the folder that it is unpacked to")
     return folder.joinpath(*parts)
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place ``folder`` only when the block ends without an error.
-
-    Two processes may make the same folder: the first one counts.
-
-    Raises:
-        DiskError: The disk is full or the place cannot be written.
-    """
-    _remove_stale(folder)
-    temporary = folder.with_name(f"{folder.name}{TEMP_MARK}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            log.debug("%s was made by another process meanwhile", folder)
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Delete what killed processes left of this folder."""
-    for path in folder.parent.glob(f"{glob.escape(folder.name)}{TEMP_MARK}*"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue  # it was finished, or removed, meanwhile

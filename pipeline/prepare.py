@@ -38,6 +38,9 @@ from .work import Work, near_accepted
 
 logger = logging.getLogger(__name__)
 
+RETRIED = frozenset({"download", "gated"})
+"""Reasons that a later run tries again."""
+
 
 def prepare(
     config: PrepareConfig,
@@ -257,10 +260,11 @@ class _Run:
         ledgers = {f: one for f, one in ledgers.items() if not share.has(f)} | verified
         mine = {uid for group in groups if share.has(group.file) for uid in group.uids}
         staged = self.ledger.staged(mine) if known else {}
+        staged = {uid: record for uid, record in staged.items() if not may_pass(record)}
         plan = make_plan(
             self.assets,
             groups,
-            {f: {r.uid: r.sha256 for r in ledger.assets} for f, ledger in ledgers.items()},
+            {f: {r.uid: _key(r) for r in ledger.assets} for f, ledger in ledgers.items()},
             {uid: record.sha256 for uid, record in staged.items()},
             config.splits,
             config.shard_size,
@@ -277,13 +281,13 @@ class _Run:
             if ledger is None or not self.share.has(group.file):
                 continue
             changed = any(listed.get(r.uid, r.sha256) != r.sha256 for r in ledger.assets)
-            if group.file in verified and not changed:
+            again = any(r.uid in listed and may_pass(r) for r in ledger.assets)
+            if group.file in verified and not changed and not again:
                 continue
-            logger.warning(
-                "%s %s: it is made anew",
-                group.file,
-                "holds assets that have changed" if group.file in verified else "is damaged",
-            )
+            what = "is damaged"
+            if group.file in verified:
+                what = f"holds assets that {'have changed' if changed else 'were not fetched'}"
+            logger.warning("%s %s: it is made anew", group.file, what)
             self.ledger.salvage(group, ledger)
             found = True
         return found
@@ -363,3 +367,13 @@ class _Run:
             waiting=waiting,
             estimate=estimate,
         )
+
+
+def may_pass(record: AssetRecord) -> bool:
+    """Whether an asset that failed may not fail the next time: a server was away, or closed."""
+    return record.status == "failed" and record.reason in RETRIED
+
+
+def _key(record: AssetRecord) -> str:
+    """What an asset must still be for its record to hold; nothing is, if it is tried again."""
+    return "" if may_pass(record) else record.sha256

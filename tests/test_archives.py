@@ -6,20 +6,18 @@ import io
 import os
 import stat
 import struct
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
 from g3d.errors import AssetError, MissingDependency
-from g3d.pipeline.archives import Archive, Limits, cache_folder, safe_place
+from g3d.pipeline.archives import Archive, Limits, safe_place
+from g3d.pipeline.cache import cache_folder
 from g3d.pipeline.ranges import LocalRanges, RangeFile, UrlRanges
+from g3d.tests.hub_server import Hub, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,67 +216,42 @@ def test_only_what_is_needed_is_read(tmp_path: Path) -> None:
     assert ranges.total - directory < 16000 + 400
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers ranges, and counts the bytes that it sends."""
-
-    data = b""
-    sent: list[int] = []
-
-    def do_GET(self) -> None:
-        start, end = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        body = self.data[start : end + 1]
-        self.sent.append(len(body))
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Range", f"bytes {start}-{end}/{len(self.data)}")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-class HttpRanges:
-    """Range requests with the standard library: fsspec's need aiohttp."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        with urlopen(Request(url, headers={"Range": "bytes=0-0"})) as answer:
-            self.size = int(answer.headers["Content-Range"].rpartition("/")[2])
-
-    def read(self, start: int, end: int) -> bytes:
-        with urlopen(Request(self.url, headers={"Range": f"bytes={start}-{end - 1}"})) as answer:
-            return answer.read()
-
-
-@pytest.fixture
-def served() -> Iterator[Callable[[bytes], str]]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-
-    def serve(data: bytes) -> str:
-        Handler.data, Handler.sent = data, []
-        return f"http://127.0.0.1:{server.server_port}/x.zip"
-
-    yield serve
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_over_http_the_bytes_of_the_members_travel(
-    tmp_path: Path, served: Callable[[bytes], str]
-) -> None:
+def test_over_http_the_bytes_of_the_members_travel(tmp_path: Path) -> None:
     files = many()
-    url = served(packed(files))
-    archive = Archive(HttpRanges(url), name=url)
-    directory = sum(Handler.sent)
-    out = archive.extract(["m007/a", "m007/b"], tmp_path / "out")
-    assert (out / "m007/a").read_bytes() == files["m007/a"]
-    assert len(Handler.sent) <= 5
-    assert sum(Handler.sent) - directory < 8000 + 300
-    assert sum(Handler.sent) < 0.1 * len(Handler.data)
+    data = packed(files, compression=zipfile.ZIP_STORED)
+    with serving(Hub(plain={"/x.zip": data})) as hub:
+        archive = Archive(f"{hub.store}/x.zip")
+        assert len(hub.log) <= 3
+        directory = hub.sent
+        out = archive.extract(["m007/a", "m007/b"], tmp_path / "out")
+        assert (out / "m007/a").read_bytes() == files["m007/a"]
+        assert hub.sent - directory < 8000 + 300
+        assert hub.sent < 0.1 * len(data)
+        far = Archive(f"{hub.store}/x.zip", gap=20_000)
+        before = len(hub.log)
+        far.extract(["m100/a", "m102/b", "m200/a"], tmp_path / "near")
+        assert len(hub.log) == before + 2  # what lies near is one request
+
+
+def test_threads_wait_for_a_server_side_by_side(tmp_path: Path) -> None:
+    class Slow(Counted):
+        now = most = 0
+
+        def read(self, start: int, end: int) -> bytes:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            time.sleep(0.05)
+            self.now -= 1
+            return super().read(start, end)
+
+    files = many(40)
+    slow = Slow(packed(files))
+    archive = Archive(slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: archive.extract([n], tmp_path / n.replace("/", "-")), files))
+    assert slow.most >= 3
+    for name, data in files.items():
+        assert (tmp_path / name.replace("/", "-") / name).read_bytes() == data
 
 
 def test_any_file_system_of_fsspec(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
 COMMANDS = leaves(typer.main.get_command(cli.app))
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
-MOST_OPTIONS = {"prepare": 17, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
+MOST_OPTIONS = {"prepare": 19, "train": 10, "export": 9, "demo": 5, "render": 10, "view": 4}
 """Ratchet: a new flag needs a reason, everything else goes through --set."""
 
 
@@ -180,7 +180,7 @@ def test_version_and_no_arguments(g3d: Run) -> None:
         ("prepre", 2, "Did you mean 'prepare'"),
         ("prepare", 2, "one of: procedural, folder, shapenet"),
         ("prepare --list-categories nosuch", 2, "unknown source 'nosuch'"),
-        ("prepare shapenet --category motorbike", 2, "download 03790512.zip"),
+        ("prepare shapenet --category motorbike --set fetch.offline=true", 1, "not in the cache"),
         ("prepare shapenet --category human", 2, "--list-categories shapenet"),
         ("prepare procedural --categori chair", 2, "--category"),
         ("prepare procedural --category chiar", 2, "did you mean 'chair'?"),
@@ -352,13 +352,14 @@ def test_every_option_of_prepare_reaches_the_config(
     words = (
         f"prepare folder --category car --root {tmp_path} --limit 3 --views 6 --size 48 "
         f"--renderer raster --workers 1 --config {tmp_path}/c.yaml -s seed=9 -s render.light=flat "
-        f"--license cc0,by --shard-index 2/5 -o s3://bucket/out --overwrite --add --dry-run"
+        "--offline --table t.csv --license cc0,by --shard-index 2/5 -o s3://bucket/out "
+        "--overwrite --add --dry-run"
     )
     g3d(*words.split())
     config = seen.pop("config")
     flags = {"overwrite": True, "add": True, "dry_run": True, "share": Share(2, 5)}
     assert seen == {"out": "s3://bucket/out", **flags}
-    assert config.license == ("cc0", "by")
+    assert (config.license, config.table, config.fetch.offline) == (("cc0", "by"), "t.csv", True)
     assert (config.source, config.category, config.root) == ("folder", "car", str(tmp_path))
     assert (config.limit, config.views, config.render.size, config.workers) == (3, 6, 48, 1)
     assert (config.renderer, config.shard_size, config.seed) == ("raster", 7, 9)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from g3d.errors import ConfigError, DatasetError
+from g3d.errors import AssetError, ConfigError, DatasetError
 from g3d.manifests.dataset import Dataset
 from g3d.manifests.place import RemotePlace, open_place
 from g3d.manifests.repair import check_place
@@ -305,6 +305,44 @@ def test_equal_shapes_are_named_and_dropped_on_request(tmp_path: Path) -> None:
     prepare(config(duplicates="drop", limit=6), grown, source=half)
     prepare(config(duplicates="drop"), grown, source=half)
     assert {r.uid: r.duplicate_of for r in Dataset.open(grown).records() if r.duplicate_of} == named
+
+
+@dataclass(frozen=True)
+class Unsteady(Changed):
+    """Of which some assets cannot be fetched today."""
+
+    away: tuple[str, ...] = ()
+    reason: str = "download"
+
+    def load(self, asset: SourceAsset) -> Mesh:
+        if asset.uid in self.away:
+            raise AssetError(self.reason, "the server is away", stage="fetch")
+        return super().load(asset)
+
+
+@pytest.mark.parametrize("reason", ["download", "gated"])
+def test_what_could_not_be_fetched_is_tried_again(tmp_path: Path, made: Path, reason: str) -> None:
+    out = tmp_path / "mugs"
+    good = changed({})
+    bad = Unsteady(good.inner, {}, {}, default_camera=good.default_camera,
+                   away=(UIDS[3], UIDS[8]), reason=reason)  # fmt: skip
+    first = prepare(config(), out, source=bad)
+    assert (first.failed, first.reasons) == (2, {f"fetch/{reason}": 2})
+    assert validate_dataset(out) == []
+    again = prepare(config(), out, source=bad)
+    assert (again.made, again.failed) == (2, 2)
+    last = prepare(config(), out, source=good)
+    assert (last.made, last.failed, last.accepted) == (2, 0, 12)
+    assert content(out) == content(made)
+    assert prepare(config(), out, source=good).nothing_to_do
+
+
+def test_what_is_gone_is_not_tried_again(tmp_path: Path) -> None:
+    good = changed({})
+    bad = Unsteady(good.inner, {}, {}, default_camera=good.default_camera,
+                   away=(UIDS[3],), reason="gone")  # fmt: skip
+    assert prepare(config(), tmp_path / "mugs", source=bad).failed == 1
+    assert prepare(config(), tmp_path / "mugs", source=bad).nothing_to_do
 
 
 # --- dry run --------------------------------------------------------------------------------------

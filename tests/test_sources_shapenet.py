@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -25,97 +23,14 @@ from g3d.pipeline.ranges import location_of
 from g3d.pipeline.sources.base import FileSource, Source, SourceAsset
 from g3d.pipeline.sources.registry import categories_of, get_source
 from g3d.pipeline.sources.shapenet import ShapenetSource, uid_of
-from g3d.pipeline.sources.shapenet_store import LAYOUTS, turn_obj
+from g3d.pipeline.sources.shapenet_layout import LAYOUTS, turn_obj
 from g3d.renderers.base import RenderSettings
 from g3d.renderers.cameras import sample_cameras
 from g3d.renderers.meshes import Mesh, normalise
 from g3d.renderers.raster import RasterRenderer
+from g3d.tests.shapenet_files import BIKE, FRONT, UP, asset_files, collection, write_tree, write_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-
-BIKE = "03790512"
-FRONT = {"v1": np.array([1.0, 0, 0]), "v2": np.array([0, 0, -1.0])}
-UP = np.array([0, 1.0, 0])
-
-
-def obj(version: str, library: str, scale: float = 1.0) -> str:
-    """A box that is 2 long, 1 high and 0.6 wide, in the axes of a release of ShapeNet.
-
-    Its front is textured, its right side (a driver's right) green, the rest blue; a single vertex
-    stands out above the front right corner.
-    """
-    front = FRONT[version]
-    right = np.cross(front, UP)
-    corners = [
-        scale * (f * front + 0.5 * u * UP + 0.3 * r * right)
-        for f in (-1, 1) for u in (-1, 1) for r in (-1, 1)
-    ]  # fmt: skip
-    corners.append(scale * (front + 0.8 * UP + 0.3 * right))
-    lines = [f"mtllib {library}"]
-    lines += ["v " + " ".join(f"{x:.6f}" for x in corner) for corner in corners]
-    lines += ["vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1"]
-    lines += ["vn " + " ".join(f"{x:g}" for x in normal) for normal in (front, right)]
-    lines += ["usemtl front", "f 5/1/1 6/2/1 8/3/1 7/4/1", "f 7/1 8/2 9/3"]
-    lines += ["usemtl right", "f 2//2 4//2 8//2 6//2"]
-    lines += ["usemtl rest", "f 1 3 4 2", "f 1 5 7 3", "f 3 7 8 4", "f 1 2 6 5"]
-    return "\n".join(lines) + "\n"
-
-
-def mtl(texture: str) -> str:
-    return (
-        f"newmtl front\nKd 1 1 1\nmap_Kd {texture}\nnewmtl right\nKd 0 0.8 0\n"
-        "newmtl rest\nKd 0 0 0.8\n"
-    )
-
-
-def png(color: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), color).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def asset_files(version: str, scale: float = 1.0) -> dict[str, bytes]:
-    """The files of one asset, with all that a release puts beside them."""
-    if version == "v1":
-        return {
-            "model.obj": obj("v1", "./model.mtl", scale).encode(),
-            "model.mtl": mtl("./images/texture0.png").encode(),
-            "images/texture0.png": png((255, 0, 0)),
-        }
-    return {
-        "models/model_normalized.obj": obj("v2", "model_normalized.mtl", scale).encode(),
-        "models/model_normalized.mtl": mtl("../images/texture0.png").encode(),
-        "models/model_normalized.json": b"{}",
-        "models/model_normalized.solid.binvox": os.urandom(20_000),
-        "screenshots/a-0.png": png((1, 2, 3)),
-        "images/texture0.png": png((255, 0, 0)),
-    }
-
-
-def collection(version: str, count: int = 4, synset: str = BIKE) -> dict[str, bytes]:
-    out = {}
-    for n in range(count):
-        for name, data in asset_files(version, 1 + 0.1 * n).items():
-            out[f"{synset}/{n:032x}/{name}"] = data
-    return out
-
-
-def write_tree(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as pack:
-        for folder in sorted({name.split("/")[0] for name in files}):
-            pack.writestr(f"{folder}/", b"")
-        for name, data in files.items():
-            pack.writestr(name, data)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
-def source(root: Path | str, **options: Any) -> ShapenetSource:
+def source(root: Path | str | None, **options: Any) -> ShapenetSource:
     found = get_source("shapenet", category="motorcycle", root=root, **options)
     assert isinstance(found, ShapenetSource)
     return found
@@ -329,14 +244,11 @@ def test_an_asset_that_changed_after_it_was_listed(tmp_path: Path) -> None:
         found.file(one)
 
 
-def test_without_a_root_two_lines_say_what_to_do() -> None:
-    with pytest.raises(ConfigError) as caught:
-        get_source("shapenet", category="motorbike")
-    assert "--root" in caught.value.message
-    assert "account" in caught.value.message
-    assert f"{BIKE}.zip" in (caught.value.hint or "")
-    assert "--category motorbike --root" in (caught.value.hint or "")
-    assert "\n" not in caught.value.message + (caught.value.hint or "")
+def test_without_a_root_it_is_the_hub_s(tmp_path: Path) -> None:
+    found = source(None)
+    assert found.root == "hf://datasets/ShapeNet/ShapeNetCore"
+    assert found.remote
+    assert not source(tmp_path).remote
     for root in (None, "."):
         with pytest.raises(ConfigError, match="no category 'animal'"):
             get_source("shapenet", category="animal", root=root)

@@ -37,11 +37,10 @@ def _folder(options: SourceOptions) -> Source:
 
 
 def _shapenet(options: SourceOptions) -> Source:
-    from .shapenet import ShapenetSource, needs_root
+    from .shapenet import HUB, ShapenetSource
 
-    if options.root is None:
-        raise needs_root(options.category)
-    return ShapenetSource(options.category, options.root, options.limit)
+    root = HUB if options.root is None else options.root
+    return ShapenetSource(options.category, root, options.limit, fetch=options.fetch)
 
 
 def _objaverse(options: SourceOptions) -> Source:

@@ -1,4 +1,4 @@
-"""ShapeNetCore, versions 1 and 2, from a copy that is on this machine or behind a URL."""
+"""ShapeNetCore, versions 1 and 2: from the gated hub, or a copy here or behind a URL."""
 
 from __future__ import annotations
 
@@ -14,27 +14,20 @@ from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import get_category
 from ...manifests.shards import UID_PATTERN
 from ...renderers.meshes import Mesh
-from ..archives import cache_folder, new_folder
+from ..cache import cache_folder, make_room, new_folder, touch
+from ..fetch import FetchSettings
 from ..ranges import location_of
 from .base import AssetList, SourceAsset
-from .shapenet_store import (
-    LAYOUTS,
-    Entry,
-    Layout,
-    Store,
-    TreeStore,
-    ZipStore,
-    missing_textures,
-    nothing_of,
-    open_store,
-    turn_obj,
-)
+from .hub import HubRefusal
+from .shapenet_layout import LAYOUTS, Layout, missing_textures, turn_obj
+from .shapenet_store import Access, Entry, Store, TreeStore, ZipStore, nothing_of, open_store
 
 log = logging.getLogger(__name__)
 
 LICENSE = "LicenseRef-ShapeNet"
 """ShapeNet's own terms: non-commercial research, not to be passed on."""
-HUB_PAGE = "https://huggingface.co/datasets/ShapeNet/ShapeNetCore"
+HUB = "hf://datasets/ShapeNet/ShapeNetCore"
+"""Where its makers give it to whom they granted access: a zip for each synset."""
 _VERSION = "shapenet-1"  # of the digest and of the turned copies
 
 
@@ -53,36 +46,28 @@ def synset_of(category: str) -> str:
     return found.synset
 
 
-def needs_root(category: str) -> ConfigError:
-    """What to say when no copy of ShapeNet was named."""
-    name, synset = get_category(category).name, synset_of(category)
-    return ConfigError(
-        "shapenet needs --root: its makers give ShapeNetCore only to researchers who ask for it "
-        f"with an account at {HUB_PAGE}",
-        hint=f"get access there, download {synset}.zip, then: "
-        f"g3d prepare shapenet --category {name} --root {synset}.zip",
-    )
-
-
 @dataclass(frozen=True)
 class ShapenetSource:
     """The models of one category of ShapeNetCore, by their ids.
 
     Args:
         category: Canonical category name, one that has a synset.
-        root: An unpacked tree, a zip of it or of one synset, a folder of such zips, or a URL of
-            a zip or of such a folder. A path is made absolute, because a worker runs elsewhere.
+        root: An unpacked tree, a zip of it or of one synset, a folder of such zips, a URL of
+            a zip or of such a folder, or a repository of the hub. A path is made absolute, because
+            a worker runs elsewhere.
         limit: At most this many, the first by id.
         cache: Folder for unpacked models; the shared cache if it is left out.
+        fetch: How a server is borne with, limits, offline.
 
     Raises:
         ConfigError: ShapeNetCore has no such category.
     """
 
     category: str
-    root: str
+    root: str = HUB
     limit: int | None = None
     cache: str = ""
+    fetch: FetchSettings = field(default_factory=FetchSettings)
     synset: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +96,9 @@ class ShapenetSource:
 
         Raises:
             ConfigError: ``root`` is not there or is ambiguous.
-            DatasetError: It holds nothing of the category, or is a broken archive.
+            DatasetError: It holds nothing of the category, is a broken archive, or its server does
+                not answer.
+            MissingDependency: It is gated and the user has no access; a package is missing.
         """
         try:
             store = self._store()
@@ -121,18 +108,23 @@ class ShapenetSource:
                 raise nothing_of(self.synset, store.name, others)
             chosen = sorted(models)[: self.limit]
             return [self._asset(store, model, models[model]) for model in chosen]
+        except HubRefusal as error:
+            raise error.for_user() from error
         except (AssetError, OSError) as error:
             what = error.message if isinstance(error, AssetError) else str(error)
-            raise DatasetError(
-                f"{self.root} cannot be listed: {what}", hint="download it again if it is damaged"
-            ) from error
+            hint = "download it again if it is damaged"
+            if self.remote and self.fetch.offline:
+                hint = "or give a copy with --root"
+            elif self.remote:
+                hint = "check the address and the network; or give a copy with --root"
+            raise DatasetError(f"{self.root} cannot be listed: {what}", hint=hint) from error
 
     def file(self, asset: SourceAsset) -> Path:
         """The OBJ of an asset, in the cache, turned to +Y up and +Z front; beside it its textures.
 
         Raises:
-            AssetError: ``gone``, ``download``, ``checksum`` or ``import``: it cannot be unpacked,
-                or has changed since it was listed.
+            AssetError: ``gone``, ``gated``, ``download``, ``checksum`` or ``import``: it cannot be
+                fetched or unpacked, or has changed since it was listed.
             DiskError: The cache cannot be written.
         """
         layout = next(one for one in LAYOUTS if one.name == asset.spec["layout"])
@@ -140,17 +132,21 @@ class ShapenetSource:
         place = Path(self.cache) / "shapenet" / asset.uid / asset.sha256[:20]
         path = place / "asset" / layout.model
         if path.is_file():
+            touch(place)
             return path
         try:
-            store = self._store()
+            store = self._store(str(asset.spec.get("revision", "")))
         except (ConfigError, DatasetError) as error:
             raise AssetError("gone", error.message, stage="fetch") from error
         entries = store.entries(model, layout)
         if digest_of(entries, layout) != asset.sha256:
             message = f"{store.name}: {model} has changed since it was listed"
             raise AssetError("checksum", message, stage="fetch")
+        names = [entry.name for entry in entries]
+        if self.remote and isinstance(store, ZipStore):
+            self.fetch.check_size(model, store.packed_size(model, names))
         with new_folder(place) as folder:
-            store.unpack(model, [entry.name for entry in entries], folder / "asset")
+            store.unpack(model, names, folder / "asset")
             obj = folder / "asset" / layout.model
             data = turn_obj(obj.read_bytes(), layout.turn)
             obj.unlink()  # it may be a link to the user's own file
@@ -158,6 +154,7 @@ class ShapenetSource:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
+        make_room(Path(self.cache), self.fetch.cache_bytes, asset.bytes)
         return path
 
     def load(self, asset: SourceAsset) -> Mesh:
@@ -170,11 +167,19 @@ class ShapenetSource:
 
         return load_mesh(self.file(asset))
 
-    def _store(self) -> TreeStore | ZipStore:
-        return open_store(self.root, self.synset)
+    def _store(self, revision: str = "") -> TreeStore | ZipStore:
+        return open_store(self.root, self.synset, Access(Path(self.cache), self.fetch, revision))
 
     def _asset(self, store: Store, model: str, layout: Layout) -> SourceAsset:
         entries = store.entries(model, layout)
+        names = [entry.name for entry in entries]
+        spec = {
+            "model": model,
+            "layout": layout.name,
+            "missing": self._missing(store, model, layout, names),
+        }
+        if isinstance(store, ZipStore) and store.revision:
+            spec["revision"] = store.revision  # so that all workers read the same one
         return SourceAsset(
             uid=uid_of(self.synset, model),
             source_id=f"{self.synset}/{model}",
@@ -184,11 +189,7 @@ class ShapenetSource:
             url="",
             sha256=digest_of(entries, layout),
             bytes=sum(entry.size for entry in entries),
-            spec={
-                "model": model,
-                "layout": layout.name,
-                "missing": self._missing(store, model, layout, [entry.name for entry in entries]),
-            },
+            spec=spec,
         )
 
     def _missing(

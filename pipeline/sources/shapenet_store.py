@@ -6,20 +6,26 @@ import logging
 import os
 import re
 import shutil
+import threading
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
-from urllib.parse import unquote
 
 from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import list_categories
 from ..archives import Archive, Limits
+from ..cache import cache_folder
+from ..fetch import FetchSettings
+from ..web import Patience, shown
+from .hub import SCHEME, Found, HubFile, HubRanges, find
+from .shapenet_layout import LAYOUTS, Layout, used
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tga", ".tif", ".tiff", ".dds", ".webp"}
-_NOT_TEXTURES = "screenshots"
+REMOTE_GAP = 256 << 10
+"""Bytes that are read in vain rather than with a request of their own."""
+_OPENING = threading.Lock()  # lru_cache alone would let two threads open the same zip
 _CHUNK = 1 << 20
 _SYNSET = re.compile(r"\d{8}")
 
@@ -27,47 +33,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One release of ShapeNetCore.
+class Access:
+    """How what is remote is reached.
 
     Attributes:
-        name: ``v1`` or ``v2``.
-        model: The OBJ, from the folder of the asset.
-        turn: The axis of the file, and its sign, that each of our axes is: +Y up, +Z front.
+        cache: Where the directory of a zip on the hub is kept.
+        settings: Retries, offline.
+        revision: Of the hub, in place of the one that the address names.
     """
 
-    name: str
-    model: str
-    turn: tuple[tuple[int, int], ...]
-
-
-LAYOUTS = (
-    # Both READMEs: up is +Y. Front is -Z in v2: half a turn about Y. It is +X in v1: a quarter.
-    Layout("v2", "models/model_normalized.obj", ((0, -1), (1, 1), (2, -1))),
-    Layout("v1", "model.obj", ((2, -1), (1, 1), (0, 1))),
-)
-
-
-def turn_obj(data: bytes, turn: Sequence[tuple[int, int]]) -> bytes:
-    """An OBJ file with its positions and normals in other axes; all else stays as it is.
-
-    Axes are exchanged and negated as text, so no digit changes.
-    """
-    out = []
-    for line in data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").split(b"\n"):
-        words = line.split()
-        if len(words) >= 4 and words[0] in (b"v", b"vn"):
-            turned = [_signed(words[1 + axis], sign) for axis, sign in turn]
-            end = b"\r" if line.endswith(b"\r") else b""
-            line = b" ".join([words[0], *turned, *words[4:]]) + end
-        out.append(line)
-    return b"\n".join(out)
-
-
-def _signed(word: bytes, sign: int) -> bytes:
-    if sign > 0:
-        return word
-    return word[1:] if word.startswith(b"-") else b"-" + word.removeprefix(b"+")
+    cache: Path
+    settings: FetchSettings = field(default_factory=FetchSettings)
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,40 +79,6 @@ class Store(Protocol):
     def unpack(self, model: str, names: Iterable[str], folder: Path) -> None:
         """Put files of an asset into a new folder."""
         ...
-
-
-def used(names: Iterable[str], layout: Layout) -> list[str]:
-    """Of the files of an asset, the model, the MTL files beside it and all textures; sorted.
-
-    Not its voxels, its metadata and its screenshots.
-    """
-    beside = PurePosixPath(layout.model).parent
-    out = []
-    for name in names:
-        path = PurePosixPath(name)
-        suffix = path.suffix.lower()
-        library = suffix == ".mtl" and path.parent == beside
-        texture = suffix in IMAGES and _NOT_TEXTURES not in path.parts
-        if name == layout.model or library or texture:
-            out.append(name)
-    return sorted(out)
-
-
-def missing_textures(libraries: Sequence[tuple[str, bytes]], names: Iterable[str]) -> list[str]:
-    """What MTL files ``(name, bytes)`` refer to and is not among ``names``, as it is written."""
-    there = {os.path.normpath(name).lower() for name in names}
-    out: dict[str, None] = {}
-    for library, data in libraries:
-        for line in data.decode("utf-8", "replace").splitlines():
-            words = line.strip().split(None, 1)
-            if len(words) < 2 or not re.fullmatch(r"map_\w+|bump|disp|decal|refl|norm", words[0],
-                                                  re.IGNORECASE):  # fmt: skip
-                continue
-            name = words[1].split()[-1] if words[1].startswith("-") else words[1].strip()
-            place = PurePosixPath(library).parent / unquote(name.replace("\\", "/"))
-            if os.path.normpath(place).lower() not in there:
-                out[name] = None
-    return list(out)
 
 
 class TreeStore:
@@ -208,10 +151,11 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
 class ZipStore:
     """A synset in a zip: of that synset, of all of ShapeNetCore, or with a zip for each in it."""
 
-    def __init__(self, location: str, synset: str) -> None:
-        self.synset, self.name = synset, location
-        self.reads_are_cheap = "://" not in location
-        self.archive = Archive(location)
+    def __init__(self, archive: Archive, synset: str, *, remote: bool, revision: str = "") -> None:
+        self.synset, self.name, self.archive = synset, archive.name, archive
+        self.reads_are_cheap = not remote
+        self.revision = revision
+        """Commit of the hub, where it comes from there."""
         inner = [n for n in self.archive.members if PurePosixPath(n).name == f"{synset}.zip"]
         if inner:
             self.archive = self.archive.nested(inner[0])
@@ -255,32 +199,79 @@ class ZipStore:
         """One file of an asset."""
         return self.archive.read(self._index[model][name])
 
+    def packed_size(self, model: str, names: Iterable[str]) -> int:
+        """Bytes that files of an asset have in the archive."""
+        files = self._index.get(model, {})
+        return sum(self.archive.members[files[name]].compressed for name in names)
+
     def unpack(self, model: str, names: Iterable[str], folder: Path) -> None:
-        """Extract the files, and nothing else."""
-        self.archive.extract({self._index[model][name]: name for name in names}, folder, Limits())
+        """Extract the files, and nothing else; what comes damaged is asked for once more."""
+        places = {self._index[model][name]: name for name in names}
+        try:
+            self.archive.extract(places, folder, Limits())
+        except AssetError as error:
+            if error.reason != "checksum" or self.reads_are_cheap:
+                raise
+            log.warning("%s: it is read once more", error.message)
+            self.archive.extract(places, folder, Limits())
 
 
 @lru_cache(maxsize=4)
-def _zip_store(location: str, synset: str, stamp: tuple[int, int]) -> ZipStore:
+def _zip_store(
+    location: str, synset: str, stamp: tuple[int, int], patience: Patience | None = None
+) -> ZipStore:
     """Opened once a process: the directory of a large zip takes a second to read."""
     del stamp
-    return ZipStore(location, synset)
+    remote = "://" in location
+    archive = Archive(location, gap=REMOTE_GAP if remote else 0, patience=patience)
+    return ZipStore(archive, synset, remote=remote)
 
 
-def open_store(root: str, synset: str) -> TreeStore | ZipStore:
+@lru_cache(maxsize=4)
+def _hub_store(
+    file: HubFile, found: Found, synset: str, settings: FetchSettings, cache: Path
+) -> tuple[ZipStore, HubRanges]:
+    ranges = HubRanges(file, found, settings, cache)
+    archive = Archive(ranges, file.name, gap=REMOTE_GAP)
+    ranges.keep()
+    return ZipStore(archive, synset, remote=True, revision=found.pin.commit), ranges
+
+
+def _open_hub(root: str, synset: str, access: Access) -> ZipStore:
+    """Of a repository of the hub, or of one folder or file of it."""
+    file = HubFile.parse(root, f"{synset}.zip")
+    if access.revision:
+        file = replace(file, revision=access.revision)
+    found = find(file, access.settings, access.cache)
+    pinned = replace(file, revision=found.pin.commit)
+    with _OPENING:
+        store, ranges = _hub_store(pinned, found, synset, access.settings, access.cache)
+    ranges.offer(found.location)
+    return store
+
+
+def open_store(root: str, synset: str, access: Access | None = None) -> TreeStore | ZipStore:
     """What ``root`` holds of a synset.
 
     ``root`` is an unpacked tree, the folder of the synset, a zip of either, a folder of zips, or
-    one of these zips or folders of zips behind a URL.
+    one of these zips or folders of zips behind a URL, or in a repository of the hub
+    (``hf://datasets/OWNER/NAME``).
 
     Raises:
         ConfigError: ``root`` is not there, is no archive, or holds the synset more than once.
         DatasetError: It holds nothing of the synset.
-        AssetError: The archive cannot be read.
+        AssetError: The archive cannot be read, or the user may not read it.
+        MissingDependency: The package that reads this kind of address is missing.
     """
+    access = access or Access(cache=cache_folder())
+    if root.startswith(SCHEME):
+        return _open_hub(root, synset, access)
     if "://" in root:
         url = root if root.endswith(".zip") else f"{root.rstrip('/')}/{synset}.zip"
-        return _zip_store(url, synset, (0, 0))
+        if access.settings.offline:
+            raise access.settings.absent(shown(url))
+        with _OPENING:
+            return _zip_store(url, synset, (0, 0), access.settings.patience)
     path = Path(root)
     if path.is_file():
         if path.suffix.lower() != ".zip":
