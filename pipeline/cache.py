@@ -27,7 +27,7 @@ from ..manifests.atomic import TEMP_MARK, disk_error
 
 log = logging.getLogger(__name__)
 
-KINDS = ("files", "shapenet")
+KINDS = ("files", "shapenet", "folder", "tars")
 """Folders whose entries may be dropped to make room."""
 GRACE_S = 900.0
 """What was used this short a time ago is in use."""

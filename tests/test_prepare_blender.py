@@ -29,6 +29,7 @@ from g3d.pipeline.gates import GateSettings, check_magenta, check_mesh, is_worth
 from g3d.pipeline.prepare import prepare
 from g3d.pipeline.sources.folder import FolderSource
 from g3d.pipeline.sources.references import referenced
+from g3d.pipeline.sources.trees import DiskTree
 from g3d.renderers.base import Views
 from g3d.renderers.blender.process import find_python
 from g3d.renderers.blender.renderer import BlenderRenderer
@@ -172,10 +173,10 @@ def test_side_files_of_formats_for_blender_change_the_digest(tmp_path):
     put(tmp_path / "d.usdc", b"PXR-USDC")
     put(tmp_path / "e.fbx", 'RelativeFilename: "none.png"')
     skin = put(tmp_path / "tex" / "skin.png", b"one")
-    assert referenced(tmp_path / "a.fbx") == ["tex\\skin.png"]
-    assert referenced(tmp_path / "b.usda") == ["./tex/skin.png"]
-    assert referenced(tmp_path / "c.dae") == ["tex/skin.png"]
-    assert "tex/skin.png" in referenced(tmp_path / "d.usdc")
+    assert referenced(DiskTree(tmp_path), "a.fbx") == ["tex\\skin.png"]
+    assert referenced(DiskTree(tmp_path), "b.usda") == ["./tex/skin.png"]
+    assert referenced(DiskTree(tmp_path), "c.dae") == ["tex/skin.png"]
+    assert "tex/skin.png" in referenced(DiskTree(tmp_path), "d.usdc")
     source = FolderSource("car", str(tmp_path)).reading({".fbx", ".usda", ".dae", ".usdc"})
     before = {a.source_id: a for a in source.list()}
     skin.write_bytes(b"two")

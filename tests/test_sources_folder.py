@@ -13,6 +13,8 @@ from g3d.errors import AssetError, ConfigError, DatasetError
 from g3d.manifests.shards import UID_PATTERN
 from g3d.pipeline.sources.base import Source, SourceAsset
 from g3d.pipeline.sources.folder import FolderSource, uid_of
+from g3d.pipeline.sources.folder_files import BLENDER_FORMATS, RASTER_FORMATS
+from g3d.pipeline.sources.folder_models import PREFERENCE, Group, Model
 from g3d.pipeline.sources.licenses import recognise
 from g3d.pipeline.sources.registry import get_source
 from hypothesis import given
@@ -49,9 +51,9 @@ def tree(tmp_path: Path) -> Path:
     put(root / "a" / "car.gltf", json.dumps(gltf))
     put(root / "a" / "car data.bin", b"1234")
     put(root / "shared.png", b"png")
-    put(root / "a" / "car.GLB", glb({"asset": {}, "images": [{"uri": "no.png"}]}))
+    put(root / "a" / "auto.GLB", glb({"asset": {}, "images": [{"uri": "no.png"}]}))
     put(root / "a b" / "scan.ply", b"ply")
-    put(root / "a b" / "scan.stl", b"solid")
+    put(root / "a b" / "shell.stl", b"solid")
     put(root / ".hidden" / "car.obj", OBJ)
     put(root / "b" / ".car.obj", OBJ)
     put(root / "__MACOSX" / "car.obj", OBJ)
@@ -67,7 +69,7 @@ def listed(root: Path, **options: Any) -> dict[str, SourceAsset]:
 def test_lists_model_files_only_in_the_order_of_their_paths(tree: Path) -> None:
     assets = FolderSource("car", str(tree)).list()
     assert [a.source_id for a in assets] == [
-        "a/car.GLB", "a/car.gltf", "a b/scan.ply", "a b/scan.stl", "b/car.obj"
+        "a/auto.GLB", "a/car.gltf", "a b/scan.ply", "a b/shell.stl", "b/car.obj"
     ]  # fmt: skip
     assert isinstance(FolderSource("car", str(tree)), Source)
     assert {a.category for a in assets} == {"car"}
@@ -76,14 +78,14 @@ def test_lists_model_files_only_in_the_order_of_their_paths(tree: Path) -> None:
 
 
 def test_limit_takes_the_first(tree: Path) -> None:
-    assert list(listed(tree, limit=2)) == ["a/car.GLB", "a/car.gltf"]
+    assert list(listed(tree, limit=2)) == ["a/auto.GLB", "a/car.gltf"]
 
 
 def test_uids_are_safe_and_tell_twins_apart(tree: Path) -> None:
     uids = [a.uid for a in listed(tree).values()]
     assert len(set(uids)) == len(uids)
     assert all(UID_PATTERN.fullmatch(u) for u in uids)
-    assert uids[0].startswith("a-car-")
+    assert uids[0].startswith("a-auto-")
     # The same file at the same relative path of another tree is the same asset.
     assert uid_of("b/car.obj") == listed(tree)["b/car.obj"].uid
 
@@ -123,7 +125,7 @@ def test_a_file_that_refers_to_nothing_has_its_plain_digest(tree: Path) -> None:
         ("a/car data.bin", {"a/car.gltf"}),
         ("shared.png", {"a/car.gltf"}),
         ("notes.txt", set()),
-        ("a/no.png", {"a/car.GLB"}),
+        ("a/no.png", {"a/auto.GLB"}),
         ("a/car.gltf", {"a/car.gltf"}),
     ],
 )
@@ -141,7 +143,7 @@ def test_sizes_and_missing_files_are_recorded(tree: Path) -> None:
     obj = assets["b/car.obj"]
     assert obj.bytes == len(OBJ) + len(MTL) + 3
     assert obj.spec["missing"] == []
-    assert assets["a/car.GLB"].spec["missing"] == ["no.png"]
+    assert assets["a/auto.GLB"].spec["missing"] == ["no.png"]
     assert assets["a/car.gltf"].spec["missing"] == []
 
 
@@ -166,7 +168,7 @@ def test_a_model_cannot_name_files_outside_the_root(tree: Path, tmp_path: Path) 
 )
 def test_broken_files_are_listed_and_do_not_stop_the_others(tree: Path, data: bytes) -> None:
     put(tree / "a" / "car.gltf", data)
-    put(tree / "a" / "car.GLB", data)
+    put(tree / "a" / "auto.GLB", data)
     assets = listed(tree)
     assert len(assets) == 5
     assert assets["a/car.gltf"].sha256 == hashlib.sha256(data).hexdigest()
@@ -250,9 +252,9 @@ def test_credits_and_the_file_itself_come_first(tree: Path) -> None:
         "license": "CC-BY-4.0",
         "source": "https://x.org/1",
     }
-    put(tree / "a" / "car.GLB", glb({"asset": {"version": "2.0", "extras": extras}}))
+    put(tree / "a" / "auto.GLB", glb({"asset": {"version": "2.0", "extras": extras}}))
     assets = listed(tree)
-    car, own = assets["b/car.obj"], assets["a/car.GLB"]
+    car, own = assets["b/car.obj"], assets["a/auto.GLB"]
     assert (car.license, car.author) == ("CC0-1.0", "Kenney")
     assert (own.license, own.author, own.url) == ("CC-BY-4.0", "Bob", "https://x.org/1")
 
@@ -260,3 +262,51 @@ def test_credits_and_the_file_itself_come_first(tree: Path) -> None:
 def test_a_licence_above_the_root_does_not_count(tree: Path) -> None:
     put(tree.parent / "LICENSE", "MIT License")
     assert {a.license for a in listed(tree).values()} == {"unknown"}
+
+
+# --- formats of one model ------------------------------------------------------------------------
+
+
+def test_the_formats_of_one_model_are_one_asset(tmp_path: Path, caplog: Any) -> None:
+    for name in ("car.fbx", "car.obj", "car.stl", "other.obj", "lod/car.obj", "only.fbx",
+                 "Car.obj", "car.lod0.obj"):  # fmt: skip
+        put(tmp_path / name, OBJ)
+    source = FolderSource("car", str(tmp_path))
+    names = ["Car.obj", "car.lod0.obj", "car.obj", "lod/car.obj", "other.obj"]
+    assert [a.source_id for a in source.list()] == names
+    # The FBX that has an OBJ beside it is not passed over: its asset is there.
+    assert "1 .fbx; --renderer blender" in caplog.text
+    assert source.list()[2].uid == uid_of("car.obj")
+    both = [a.source_id for a in source.reading({".fbx"}).list()]
+    assert both == ["Car.obj", "car.lod0.obj", "car.obj", "lod/car.obj", "only.fbx", "other.obj"]
+    put(tmp_path / "car.glb", glb({"asset": {}}))
+    assert "car.glb" in listed(tmp_path)
+    assert "car.obj" not in listed(tmp_path)
+
+
+def test_every_format_has_its_place() -> None:
+    assert sorted(PREFERENCE) == sorted(RASTER_FORMATS + BLENDER_FORMATS)
+    # Rank by rank: whatever stands beside it, the first one is taken.
+    group = Group(tuple(Model("", f"car{suffix}") for suffix in PREFERENCE))
+    for n, suffix in enumerate(PREFERENCE):
+        best = group.best(set(PREFERENCE[n:]))
+        assert best is not None
+        assert best.suffix == suffix
+    assert group.best({".max"}) is None
+
+
+def test_an_fbx_finds_a_texture_beside_it(tmp_path: Path) -> None:
+    put(tmp_path / "car" / "car.fbx", r'RelativeFilename: "..\..\Users\me\skin.png"')
+    source = FolderSource("car", str(tmp_path)).reading({".fbx"})
+    (before,) = source.list()
+    assert before.spec["missing"] == [r"..\..\Users\me\skin.png"]
+    put(tmp_path / "car" / "skin.png", b"1")
+    (after,) = source.list()
+    assert after.spec["missing"] == []
+    assert (after.uid, after.bytes) == (before.uid, before.bytes + 1)
+    assert after.sha256 != before.sha256
+
+
+def test_a_title_in_the_file(tmp_path: Path) -> None:
+    put(tmp_path / "a.glb", glb({"asset": {"extras": {"title": "My car"}}}))
+    assert [a.title for a in listed(tmp_path).values()] == ["My car"]

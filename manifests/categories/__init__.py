@@ -42,6 +42,8 @@ class Category(Config):
     """Offset of the WordNet 3.0 noun under which ShapeNet files it, 8 digits."""
     lvis: tuple[str, ...] = ()
     """Labels of LVIS, as Objaverse has them, that mean this category."""
+    abo: tuple[str, ...] = ()
+    """Product types of Amazon Berkeley Objects that mean this category."""
     get3d: Get3dFigures | None = None
     """GET3D's own figures, for the categories that it was trained on."""
 

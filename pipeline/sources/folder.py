@@ -1,62 +1,72 @@
-"""Models that are already on this machine: any tree of model files."""
+"""Models of one's own: any tree of model files, packed or not, with a table that tells of them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
+import posixpath
 import re
-import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import get_category
-from ...manifests.records import CameraPrior
+from ...manifests.records import SPLITS, CameraPrior
 from ...renderers.meshes import Mesh
+from ..cache import cache_folder, make_room, new_folder, touch
+from ..fetch import Fetcher, FetchSettings
+from ..ranges import location_of
 from .base import AssetList, SourceAsset, framing_camera
-from .licenses import NO_TERMS, UNKNOWN, Terms, folder_terms, recognise
-from .references import referenced
+from .folder_files import BLENDER_FORMATS, RASTER_FORMATS, Digests, inspect
+from .folder_models import PREFERENCE, Found, Model, Root, choose, find_models
+from .licenses import UNKNOWN, Terms, folder_terms
+from .table import TABLES, Row, Table, read_table
+from .trees import ARCHIVES, ArchiveTree, DiskTree, Tree, archive_ending
 
 log = logging.getLogger(__name__)
 
-RASTER_FORMATS = (".glb", ".gltf", ".obj", ".ply", ".stl")
-"""Suffixes that every renderer reads."""
-BLENDER_FORMATS = (".fbx", ".usd", ".usda", ".usdc", ".usdz", ".dae")
-"""Suffixes that Blender alone reads."""
-_GLB_MAGIC, _JSON_CHUNK = 0x46546C67, 0x4E4F534A
-_SKIPPED = {"__MACOSX"}
-
-
 HALF_FRAME = 0.72
 """Half of what the cameras see at the origin, in extents: a sphere of 0.69 extents fits."""
+LICENSE_BYTES = 100_000
+"""Of a licence file, so much is read."""
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """One asset for each model file below ``root``, by path.
+    """One asset for each model below ``root``, by path; the formats of one model are one asset.
 
     glTF and OBJ are +Y up by definition; PLY and STL have no convention and are taken as they are.
 
     Args:
         category: Canonical category name, the same for all files.
-        root: The folder; made absolute, because a worker runs elsewhere.
+        root: A folder, in which archives count as folders, or an archive, or the URL of one. A
+            path is made absolute, because a worker runs elsewhere.
         limit: At most this many, the first by path.
         suffixes: Formats that are listed.
+        table: Path or URL of a table; left out: ``g3d.csv`` or ``g3d.jsonl`` at the root, if there
+            is one.
+        fetch: How a URL is brought here.
+        cache: Folder for what is unpacked; the shared cache if it is left out.
     """
 
     category: str
     root: str
     limit: int | None = None
     suffixes: tuple[str, ...] = RASTER_FORMATS
+    table: str | None = None
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    cache: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
+        object.__setattr__(self, "root", location_of(self.root))
+        if self.table is not None:
+            object.__setattr__(self, "table", location_of(self.table))
+        cache = Path(self.cache).expanduser().resolve() if self.cache else cache_folder()
+        object.__setattr__(self, "cache", str(cache))
 
     @property
     def name(self) -> str:
@@ -66,7 +76,7 @@ class FolderSource:
     @property
     def remote(self) -> bool:
         """Whether files come over a network."""
-        return False
+        return "://" in self.root
 
     @property
     def default_camera(self) -> CameraPrior:
@@ -75,44 +85,39 @@ class FolderSource:
         return framing_camera(category.extent, HALF_FRAME, category.camera.elevation_deg)
 
     def list(self) -> AssetList:
-        """All assets, sorted by relative path, with digests over everything they refer to.
+        """All assets, sorted by path, with digests over everything they refer to.
 
         Raises:
-            ConfigError: ``root`` is not a folder.
-            DatasetError: There is no model file below it.
+            ConfigError: ``root`` is no folder and no archive, or the table is not there.
+            DatasetError: There is no model file below it, the archive cannot be read, or the table
+                is wrong.
         """
-        root = Path(self.root)
-        formats = self.formats()
-        others = {s: n for s, n in formats.items() if n and s not in self.suffixes}
-        told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-        found = find_models(root, self.suffixes)
-        paths = sorted(found, key=lambda p: p.relative_to(root).parts)
-        if not paths:
-            hint = f"accepted are {', '.join(self.suffixes)}; archives have to be unpacked first"
-            if others:
-                hint = f"--renderer blender reads {', '.join(others)}"
-            raise DatasetError(
-                f"no model files below {root}" + (f", but {told}" if told else ""), hint=hint
-            )
-        if others:
-            log.warning("passed over below %s: %s; --renderer blender reads them", root, told)
-        hashes = _Hashes()
-        terms: dict[Path, Terms] = {}
-        return [self._asset(root, path, hashes, terms) for path in paths[: self.limit]]
+        root, found = self._find()
+        table = self._table(root)
+        if not found.models:
+            raise self._nothing(found)
+        rows = None if table is None else table.of_category(self.category)
+        chosen = choose(found.groups(), rows, frozenset(self.suffixes))
+        if not chosen.models:
+            raise self._nothing(found)
+        if chosen.unread:
+            told = _counted(chosen.unread)
+            log.warning("passed over below %s: %s; --renderer blender reads them", self.root, told)
+        if found.closed:
+            told = _counted(found.closed)
+            log.warning("passed over below %s: %s: unpack them first", self.root, told)
+        reader = _Reader(root, self.category)
+        return [reader.asset(model, row) for model, row in chosen.models[: self.limit]]
 
     def formats(self) -> dict[str, int]:
         """How many files there are of every suffix that some renderer reads.
 
         Raises:
-            ConfigError: ``root`` is not a folder.
+            ConfigError: ``root`` is no folder and no archive.
+            DatasetError: It is an archive that cannot be read.
         """
-        root = Path(self.root)
-        if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise ConfigError(f"--root {root} {what}", hint="give the folder that holds the models")
-        known = RASTER_FORMATS + BLENDER_FORMATS
-        count = Counter(path.suffix.lower() for path in find_models(root, known))
-        return {suffix: count[suffix] for suffix in known}
+        count = Counter(model.suffix for model in self._find()[1].models)
+        return {suffix: count[suffix] for suffix in RASTER_FORMATS + BLENDER_FORMATS}
 
     def reading(self, suffixes: Set[str]) -> FolderSource:
         """The same folder, listing the files of these formats beside those that g3d reads."""
@@ -120,14 +125,25 @@ class FolderSource:
         return replace(self, suffixes=RASTER_FORMATS + more)
 
     def file(self, asset: SourceAsset) -> Path:
-        """The file of ``asset``.
+        """The file of ``asset``; out of an archive: in the cache, beside the files it refers to.
 
         Raises:
-            AssetError: ``gone``.
+            AssetError: ``gone``; of an archive also ``import`` or ``checksum``: it cannot be
+                unpacked, or has changed since it was listed; ``download``.
+            DiskError: The cache cannot be written.
         """
-        path = Path(self.root) / asset.spec["path"]
-        if not path.is_file():
-            raise AssetError("gone", f"{path} is no longer there", stage="fetch")
+        files = asset.spec.get("files")
+        if files is None:
+            path = Path(self.root) / asset.spec["path"]
+            if not path.is_file():
+                raise AssetError("gone", f"{path} is no longer there", stage="fetch")
+            return path
+        place = Path(self.cache) / "folder" / asset.uid / asset.sha256[:20]
+        path = place / "files" / files[0]
+        if not touch(place):
+            with new_folder(place) as folder:
+                _unpack(self._root().tree(asset.spec["archive"]), asset, folder / "files")
+            make_room(Path(self.cache), self.fetch.cache_bytes, asset.bytes)
         return path
 
     def load(self, asset: SourceAsset) -> Mesh:
@@ -140,34 +156,160 @@ class FolderSource:
 
         return load_mesh(self.file(asset))
 
-    def _asset(
-        self, root: Path, path: Path, hashes: _Hashes, terms: dict[Path, Terms]
-    ) -> SourceAsset:
-        relative = path.relative_to(root).as_posix()
-        facts = inspect(path, root)
-        known = facts.terms
-        for folder in [path.parent, *path.parent.parents]:
-            if folder not in terms:
-                terms[folder] = folder_terms(folder)
-            known = Terms(
-                terms[folder].license if known.license == UNKNOWN else known.license,
-                known.author or terms[folder].author,
+    def _root(self) -> Root:
+        """The root on this machine.
+
+        Raises:
+            AssetError: It is behind a URL and cannot be fetched.
+        """
+        if not self.remote:
+            return Root(Path(self.root), Path(self.cache))
+        ending = archive_ending(urlsplit(self.root).path) or ""
+        path = Fetcher(self.fetch, Path(self.cache)).download(self.root, suffix=ending)
+        return Root(path, Path(self.cache))
+
+    def _find(self) -> tuple[Root, Found]:
+        place = urlsplit(self.root).path if self.remote else self.root
+        if not (archive_ending(place) or (not self.remote and Path(place).is_dir())):
+            there = self.remote or Path(place).exists()
+            raise ConfigError(
+                f"--root {self.root} " + ("is not a folder" if there else "does not exist"),
+                hint=f"give the folder that holds the models, or an archive: {', '.join(ARCHIVES)}",
             )
-            if folder == root:
-                break
-        sha256, size = hashes.asset(path, facts.sides, facts.missing)
+        try:
+            root = self._root()
+            if not root.path.exists():
+                raise ConfigError(f"--root {self.root} does not exist", hint="check the path")
+            return root, find_models(root)
+        except AssetError as error:
+            raise DatasetError(
+                f"{self.root} cannot be listed: {error.message}",
+                hint="get it again if it is damaged",
+            ) from error
+
+    def _table(self, root: Root) -> Table | None:
+        """The table that was named, or that lies at the root."""
+        if self.table is not None:
+            return read_table(*self._named_table(self.table))
+        tree = root.tree()
+        there = [name for name in TABLES if tree.resolve("", name)]
+        if len(there) > 1:
+            raise ConfigError(
+                f"{self.root} holds {' and '.join(there)}",
+                hint=f"--table {there[0]}, or remove one",
+            )
+        if not there:
+            return None
+        with tree.open(there[0]) as file:
+            return read_table(there[0], file.read())
+
+    def _named_table(self, table: str) -> tuple[str, bytes]:
+        try:
+            if "://" not in table:
+                return PurePosixPath(table).name, Path(table).read_bytes()
+            name = posixpath.basename(urlsplit(table).path)
+            path = Fetcher(self.fetch, Path(self.cache)).download(
+                table, suffix=posixpath.splitext(name)[1]
+            )
+            return name, path.read_bytes()
+        except (AssetError, OSError) as error:
+            what = error.message if isinstance(error, AssetError) else error.strerror
+            raise ConfigError(
+                f"--table {table} cannot be read: {what}", hint="check the path"
+            ) from error
+
+    def _nothing(self, found: Found) -> DatasetError:
+        count = Counter(model.suffix for model in found.models)
+        others = Counter({s: count[s] for s in PREFERENCE if s in count and s not in self.suffixes})
+        told = _counted(others + found.closed)
+        hint = f"accepted are {', '.join(self.suffixes)}, also in {', '.join(ARCHIVES)}"
+        if others:
+            hint = f"--renderer blender reads {', '.join(others)}"
+        elif found.closed:
+            hint = "unpack them first"
+        return DatasetError(
+            f"no model files below {self.root}" + (f", but {told}" if told else ""), hint=hint
+        )
+
+
+class _Reader:
+    """Makes assets of model files; what several of them share is read once."""
+
+    def __init__(self, root: Root, category: str) -> None:
+        self.root, self.category = root, category
+        self.digests = Digests()
+        self._terms: dict[tuple[str, str], Terms] = {}
+
+    def asset(self, model: Model, row: Row | None) -> SourceAsset:
+        """One asset; what the table says of it counts before what the files say."""
+        tree = self.root.tree(model.archive)
+        facts = inspect(tree, model.name)
+        known = self._terms_of(model, facts.terms)
+        row = row or Row("", model.path)
+        sha256, size = self.digests.asset(tree, model.name, facts)
+        spec = {"path": model.path, "missing": list(facts.missing)}
+        if isinstance(tree, ArchiveTree):
+            files = list(dict.fromkeys([model.name, *facts.sides]))
+            spec |= {"archive": model.archive, "files": files}
         return SourceAsset(
-            uid=uid_of(relative),
+            uid=row.uid or uid_of(model.unpacked),
             # A name that is not UTF-8 must not stop the run when its record is written.
-            source_id=os.fsencode(relative).decode("utf-8", "replace"),
+            source_id=os.fsencode(model.path).decode("utf-8", "replace"),
             category=self.category,
-            license=known.license,
-            author=known.author,
-            url=facts.url,
+            license=row.license or known.license,
+            author=row.author or known.author,
+            url=row.url or facts.url,
             sha256=sha256,
             bytes=size,
-            spec={"path": relative, "missing": list(facts.missing)},
+            spec=spec,
+            title=row.title or facts.title,
+            split=next((split for split in SPLITS if split == row.split), None),
         )
+
+    def _terms_of(self, model: Model, known: Terms) -> Terms:
+        """The licence and the author that the file names, or else the nearest folder above it."""
+        for archive, name in ((model.archive, model.name), ("", model.archive)):
+            folder = name
+            while folder:
+                folder = posixpath.dirname(folder)
+                near = self._folder_terms(archive, folder)
+                known = Terms(
+                    near.license if known.license == UNKNOWN else known.license,
+                    known.author or near.author,
+                )
+        return known
+
+    def _folder_terms(self, archive: str, folder: str) -> Terms:
+        key = (archive, folder)
+        if key not in self._terms:
+            tree = self.root.tree(archive)
+            names = tree.within(folder)
+            self._terms[key] = folder_terms({n: _reading(tree, folder, n) for n in names})
+        return self._terms[key]
+
+
+def _reading(tree: Tree, folder: str, name: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with tree.open(posixpath.join(folder, name)) as file:
+            return file.read(LICENSE_BYTES)
+
+    return read
+
+
+def _unpack(tree: Tree, asset: SourceAsset, folder: Path) -> None:
+    """Put the files of an asset into ``folder``, with the names that they have in the archive.
+
+    Raises:
+        AssetError: They cannot be unpacked, or are not those that were listed.
+    """
+    files = asset.spec["files"]
+    if not isinstance(tree, ArchiveTree):
+        raise AssetError("gone", f"{tree.name} is no longer an archive", stage="fetch")
+    tree.extract(files, folder)
+    there = DiskTree(folder)
+    if Digests().asset(there, files[0], inspect(there, files[0]))[0] != asset.sha256:
+        message = f"{tree.name}: {files[0]} has changed since it was listed"
+        raise AssetError("checksum", message, stage="fetch")
 
 
 def uid_of(relative: str) -> str:
@@ -180,155 +322,5 @@ def uid_of(relative: str) -> str:
     return f"{slug}-{hashlib.sha256(relative.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
-def find_models(root: Path, suffixes: Sequence[str] = RASTER_FORMATS) -> Iterator[Path]:
-    """Model files below ``root``; hidden files and folders are passed over."""
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not n.startswith(".") and n not in _SKIPPED)
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in suffixes:
-                yield Path(folder) / file
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a model file says about itself without being loaded.
-
-    Attributes:
-        sides: The files that it refers to (buffers, images, material files and their textures).
-        missing: What it refers to and is not there, as it is written in the file.
-        terms: Licence and author from its own metadata.
-        url: Where it came from, by its own metadata.
-    """
-
-    sides: tuple[Path, ...] = ()
-    missing: tuple[str, ...] = ()
-    terms: Terms = NO_TERMS
-    url: str = ""
-
-
-def inspect(path: Path, root: Path) -> FileFacts:
-    """Read the references of a model file; a file that cannot be read has none.
-
-    Only files below ``root`` count as its side files: a model does not get to name others.
-    """
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".gltf", ".glb"):
-            document = _gltf_json(path)
-            facts = _gltf_terms(document)
-            names = [str(item["uri"]) for kind in ("buffers", "images")
-                     for item in document.get(kind) or [] if item.get("uri")]  # fmt: skip
-            names = [unquote(n) for n in names if urlsplit(n).scheme == ""]
-            return _resolved(facts, path, names, root)
-        if suffix == ".obj":
-            return _obj_facts(path, root)
-        if suffix in BLENDER_FORMATS:
-            return _resolved(FileFacts(), path, referenced(path), root)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        log.debug("cannot read the references of %s: %r", path, error)
-    return FileFacts()
-
-
-def _resolved(facts: FileFacts, path: Path, names: list[str], root: Path) -> FileFacts:
-    """``facts`` with the file names of ``path`` sorted into present and missing."""
-    sides, missing = list(facts.sides), list(facts.missing)
-    for name in dict.fromkeys(names):
-        side = Path(os.path.normpath(path.parent / name.replace("\\", "/")))
-        if side.is_file() and side.is_relative_to(root):
-            sides.append(side)
-        else:
-            missing.append(name)
-    return replace(facts, sides=tuple(sides), missing=tuple(missing))
-
-
-def _gltf_json(path: Path) -> dict[str, Any]:
-    """The JSON of a ``.gltf`` file, or of the first chunk of a ``.glb`` file."""
-    if path.suffix.lower() == ".gltf":
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    with path.open("rb") as file:
-        magic, _, _, length, kind = struct.unpack("<5I", file.read(20))
-        if magic != _GLB_MAGIC or kind != _JSON_CHUNK:
-            raise ValueError("not a binary glTF file")
-        return json.loads(file.read(length).decode("utf-8"))
-
-
-def _gltf_terms(document: dict[str, Any]) -> FileFacts:
-    """Licence, author and address that collections write into ``asset.extras``."""
-    asset = document.get("asset") or {}
-    extras = asset.get("extras")
-    extras = extras if isinstance(extras, dict) else {}
-    text = f"{extras.get('license', '')}\n{asset.get('copyright', '')}"
-    author = re.sub(r"\s*\(.*", "", str(extras.get("author", "")))
-    return FileFacts(terms=Terms(recognise(text), author), url=str(extras.get("source", "")))
-
-
-def _obj_facts(path: Path, root: Path) -> FileFacts:
-    """Material files of an OBJ and the textures that they name."""
-    libraries: list[str] = []
-    with path.open("r", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.startswith("mtllib"):
-                name = line[6:].strip()
-                # The name may hold spaces; only where that file is absent is it a list of names.
-                whole = (path.parent / name).is_file()
-                libraries += [name] if whole else name.split()
-    facts = _resolved(FileFacts(), path, libraries, root)
-    for library in facts.sides:
-        names = [n for n in map(_texture_name, _lines(library)) if n]
-        facts = _resolved(facts, library, names, root)
-    return facts
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
-
-
-def _texture_name(line: str) -> str:
-    """File name of a texture statement of an MTL file without its options, or an empty string."""
-    words = line.strip().split(None, 1)
-    if len(words) < 2 or not re.fullmatch(
-        r"map_\w+|bump|disp|decal|refl|norm", words[0], re.IGNORECASE
-    ):
-        return ""
-    options = r"(?:-(?:o|s|t)(?:\s+[-+\d.eE]+){1,3}|-mm\s+\S+\s+\S+|-[a-zA-Z]+\s+\S+)\s+"
-    return re.sub(rf"^(?:{options})*", "", words[1]).strip()
-
-
-class _Hashes:
-    """SHA-256 of files, each read once however many models refer to it."""
-
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[str, int]] = {}
-
-    def file(self, path: Path) -> tuple[str, int]:
-        """Digest and size of one file; an unreadable one has the digest of its absence."""
-        if path not in self._known:
-            try:
-                with path.open("rb") as file:
-                    value = hashlib.file_digest(file, "sha256").hexdigest()
-                    self._known[path] = (value, file.tell())
-            except OSError as error:
-                log.warning("cannot read %s: %s", path, error.strerror or error)
-                self._known[path] = (hashlib.sha256(b"unreadable").hexdigest(), 0)
-        return self._known[path]
-
-    def asset(
-        self, path: Path, sides: tuple[Path, ...], missing: tuple[str, ...]
-    ) -> tuple[str, int]:
-        """Digest and size of a model and its side files.
-
-        A model that refers to nothing has the plain digest of its file. Otherwise the digest is
-        over the digests of all files, with the names that they have beside the model, so that a
-        moved tree keeps it; a missing file counts as missing, and changes the digest when it comes.
-        """
-        main, size = self.file(path)
-        if not sides and not missing:
-            return main, size
-        rows = [f"main {main}"]
-        for side in sides:
-            value, more = self.file(side)
-            size += more
-            rows.append(f"side {Path(os.path.relpath(side, path.parent)).as_posix()} {value}")
-        rows += [f"missing {name}" for name in missing]
-        text = "\n".join([rows[0], *sorted(rows[1:])])
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), size
+def _counted(count: Counter[str]) -> str:
+    return ", ".join(f"{n} {suffix}" for suffix, n in count.items())

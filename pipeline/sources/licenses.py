@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from ...config import did_you_mean
-from ...errors import ConfigError
+from ...errors import AssetError, ConfigError
 
 UNKNOWN = "unknown"
 SHAPENET = "LicenseRef-ShapeNet"
@@ -62,14 +63,18 @@ def recognise(text: str) -> str:
     return found.pop() if len(found) == 1 else UNKNOWN
 
 
-def folder_terms(folder: Path) -> Terms:
-    """What the files of one folder say: credits first, then licence files, by name."""
+def folder_terms(files: Mapping[str, Callable[[], bytes]]) -> Terms:
+    """What the files of one folder say: credits first, then licence files, by name.
+
+    Args:
+        files: How each is read, by its name in the folder.
+    """
     license_, author = UNKNOWN, ""
     for patterns, by in ((_CREDITS, _CREDIT), (_LICENSES, _AUTHOR)):
-        for path in _matching(folder, patterns):
+        for name in _matching(files, patterns):
             try:
-                text = path.read_text(encoding="utf-8", errors="replace")[:_READ]
-            except OSError:
+                text = files[name]().decode("utf-8", "replace")[:_READ]
+            except (AssetError, OSError):
                 continue
             if license_ == UNKNOWN:
                 license_ = recognise(text)
@@ -79,17 +84,14 @@ def folder_terms(folder: Path) -> Terms:
     return Terms(license_, author)
 
 
-def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Text files of ``folder`` whose lower-case names match, in the order of the patterns."""
+def _matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
+    """Names of text files that match in lower case, in the order of the patterns."""
     suffixes = {"", ".txt", ".md", ".rst", ".html"}
-    try:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
-    except OSError:
-        return []
-    out: list[Path] = []
+    texts = sorted(name for name in names if posixpath.splitext(name)[1].lower() in suffixes)
+    out: list[str] = []
     for pattern in patterns:
         expression = re.compile(pattern.replace("*", ".*"))
-        out += [p for p in files if expression.fullmatch(p.name.lower()) and p not in out]
+        out += [n for n in texts if expression.fullmatch(n.lower()) and n not in out]
     return out
 
 

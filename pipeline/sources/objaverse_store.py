@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 from ...config import canonical_json, digest
 from ...errors import AssetError, ConfigError, DatasetError, DiskError, MissingDependency
 from ...manifests.atomic import TEMP_MARK, disk_error, write_atomic
-from ..archives import cache_folder, safe_place
+from ..archives import safe_place
+from ..cache import cache_folder
 from ..fetch import FetchSettings
 from .objaverse_calls import CallFailure, run_call, too_large
 

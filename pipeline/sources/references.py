@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import struct
-from pathlib import Path
 from urllib.parse import unquote
+
+from .trees import Tree
 
 _BESIDE = {".png", ".jpg", ".jpeg", ".exr", ".hdr", ".tga", ".tif", ".tiff", ".bmp", ".webp",
            ".usd", ".usda", ".usdc"}  # fmt: skip
 MOST_BESIDE = 500
 
 
-def referenced(path: Path) -> list[str]:
-    """Names of other files, relative to ``path``'s folder, as they are written in the file.
+def referenced(tree: Tree, name: str) -> list[str]:
+    """Names of other files, relative to the folder of ``name``, as they are written in the file.
 
     The names in a binary USD file are compressed. All images and USD files in its folder and below
     (:data:`MOST_BESIDE` at the most) are taken for its own.
 
     Raises:
         OSError: The file cannot be read.
+        AssetError: It cannot be read out of its archive.
     """
-    data = path.read_bytes()
-    suffix = path.suffix.lower()
+    with tree.open(name) as file:
+        data = file.read()
+    suffix = posixpath.splitext(name)[1].lower()
     if suffix == ".dae":
         found = re.findall(rb"<init_from>\s*(?:<ref>)?\s*([^<]+)", data)
-        return [unquote(_text(name)).removeprefix("file://") for name in found if b"." in name]
+        return [unquote(_text(one)).removeprefix("file://") for one in found if b"." in one]
     if suffix == ".fbx":
         return _fbx(data)
     if suffix == ".usda" or (suffix == ".usd" and data.startswith(b"#usda")):
-        found = [_text(name) for name in re.findall(rb"@([^@\r\n]+)@", data)]
-        return [name.partition("[")[0] for name in dict.fromkeys(found) if "://" not in name]
+        found = [_text(one) for one in re.findall(rb"@([^@\r\n]+)@", data)]
+        return [one.partition("[")[0] for one in dict.fromkeys(found) if "://" not in one]
     if suffix in (".usd", ".usdc"):
-        beside = sorted(p for p in path.parent.rglob("*") if p.suffix.lower() in _BESIDE)
-        names = [p.relative_to(path.parent).as_posix() for p in beside if p != path]
-        return names[:MOST_BESIDE]
+        folder = posixpath.dirname(name)
+        beside = [n for n in tree.below(folder) if posixpath.splitext(n)[1].lower() in _BESIDE]
+        start = len(folder) + 1 if folder else 0
+        return [n[start:] for n in beside if n != name][:MOST_BESIDE]
     return []
 
 

@@ -30,10 +30,12 @@ def _folder(options: SourceOptions) -> Source:
 
     if options.root is None:
         raise ConfigError(
-            "the folder source needs --root, the folder that holds the models",
+            "the folder source needs --root, the folder or archive that holds the models",
             hint=f"g3d prepare folder --root PATH --category {options.category}",
         )
-    return FolderSource(options.category, options.root, options.limit)
+    return FolderSource(
+        options.category, options.root, options.limit, table=options.table, fetch=options.fetch
+    )
 
 
 def _shapenet(options: SourceOptions) -> Source:
@@ -60,12 +62,19 @@ def _objaverse_xl(options: SourceOptions) -> Source:
     )
 
 
+def _abo(options: SourceOptions) -> Source:
+    from .abo import BUCKET, AboSource
+
+    return AboSource(options.category, options.root or BUCKET, options.limit, fetch=options.fetch)
+
+
 SOURCES: dict[str, Callable[[SourceOptions], Source]] = {
     "procedural": _procedural,
     "folder": _folder,
     "shapenet": _shapenet,
     "objaverse": _objaverse,
     "objaverse-xl": _objaverse_xl,
+    "abo": _abo,
 }
 """Constructor of every source by name."""
 
@@ -84,6 +93,7 @@ _GIVES: dict[str, Callable[[Category], bool]] = {
     "procedural": _has_procedure,
     "shapenet": lambda category: category.synset is not None,
     "objaverse": lambda category: bool(category.lvis),
+    "abo": lambda category: bool(category.abo),
 }
 """Whether a source has a category; one that is not listed takes what it is given for any."""
 
