@@ -12,7 +12,7 @@ from contextlib import closing
 import numpy as np
 
 from .. import console
-from ..cluster import Outcome, run_pool
+from ..cluster import Failure, Needs, Outcome, run_pool
 from ..errors import DatasetError
 from ..manifests.atomic import write_atomic
 from ..manifests.records import AssetRecord
@@ -33,12 +33,13 @@ RECYCLE_AFTER = 500
 """Assets that a worker prepares before it is replaced."""
 SHOWN = 3
 """Reasons that the progress line names, the most frequent first."""
+_KILLED = {"timeout": "timeout", "memory": "memory"}
 _REASON = {
-    "timeout": "timeout",
-    "memory": "memory",
-    "crash": "render_crash",
-    "error": "render_crash",
+    "work": {**_KILLED, "crash": "render_crash", "error": "render_crash"},
+    "fetch": {**_KILLED, "crash": "download", "error": "download"},
 }
+"""Of a record, by the stage and the reason of a failure of the pool."""
+_STAGE = {"work": "render", "fetch": "fetch"}
 
 
 class Work:
@@ -149,6 +150,9 @@ class Work:
             deadline_s=self.config.deadline_s,
             strikes=self.config.strikes,
             recycle_after=RECYCLE_AFTER,
+            needs=_needs(self.config, self.renderer),
+            fetch=self.source.file if self.source.remote else None,
+            fetch_parallel=self.config.fetch.parallel,
         )
         with closing(self.renderer):  # without Ray it is this one that rendered
             yield from self._records(outcomes)
@@ -160,14 +164,7 @@ class Work:
                 record = outcome.value.record.model_copy(update=update)
                 yield JobResult(record, outcome.value.data, outcome.value.thumbnail)
             elif outcome.failure is not None:
-                failure = outcome.failure
-                record = failed_record(
-                    outcome.job,
-                    self.config,
-                    _REASON[failure.reason],
-                    failure.message,
-                    outcome.attempts,
-                )
+                record = _lost_record(outcome, outcome.failure, self.config)
                 yield JobResult(record.model_copy(update={"origin": self.origin}))
 
     def _twin(self, asset: SourceAsset, other: str) -> JobResult:
@@ -205,6 +202,23 @@ class Work:
             hint="mend the cause and run the same command again, "
             "or go on with --set breaker_share=1",
         )
+
+
+def _needs(config: PrepareConfig, renderer: Renderer) -> Needs:
+    """What a worker asks the cluster for: a share of a GPU where it draws on one."""
+    if renderer.name == "raster" and config.device == "cuda":
+        return Needs(gpus=config.gpu_share)
+    return Needs(avoid_gpu_nodes=True)
+
+
+def _lost_record(
+    outcome: Outcome[SourceAsset, JobResult], failure: Failure, config: PrepareConfig
+) -> AssetRecord:
+    """The record of an asset that could not be fetched, or whose worker did not live to tell."""
+    error = failure.error
+    reason = error.reason if error else _REASON[failure.stage][failure.reason]
+    record = failed_record(outcome.job, config, reason, failure.message, outcome.attempts)
+    return record.model_copy(update={"stage": _STAGE[failure.stage], "log": failure.log or None})
 
 
 def near_accepted(ledger: Ledger, ledgers: Mapping[str, ShardLedger]) -> dict[str, str]:

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from g3d.cluster import ONE_THREAD, Failure, _temp_folder, run_pool
-from g3d.errors import DiskError, MissingDependency
+from g3d.cluster import ONE_THREAD, Failure, Needs, inquest, run_pool
+from g3d.cluster.connect import connected, temp_folder
+from g3d.cluster.inquest import Inquest
+from g3d.cluster.outcome import Try
+from g3d.errors import AssetError, DiskError, G3DError, MissingDependency
 
 
 def _g3d_ray_folders() -> set[str]:
@@ -51,6 +54,133 @@ def test_an_error_that_is_not_the_jobs_stops_the_pool():
 
     with pytest.raises(DiskError, match="full"):
         list(run_pool(lambda: fail, [1], workers=0))
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_in_process_fetches_ahead_and_no_further(ahead):
+    begun, done, most = [], [], []
+
+    def fetch(job: int) -> None:
+        begun.append(job)
+        if job == 2:
+            raise AssetError("gone", "no such file", stage="fetch")
+        if job == 5:
+            raise ValueError("five")
+
+    def work(job: int) -> int:
+        most.append(len(begun) - len(done))
+        time.sleep(0.01)
+        return job
+
+    out = {}
+    for o in run_pool(
+        lambda: work, iter(range(12)), workers=0, fetch=fetch, fetch_parallel=3, ahead=ahead
+    ):
+        done.append(o.job)
+        out[o.job] = o
+    assert sorted(out) == sorted(begun) == list(range(12))
+    assert ahead >= max(most)
+    assert max(most) > min(ahead - 1, 1), "nothing was fetched ahead"
+    failed = {n: o.failure for n, o in out.items() if o.failure}
+    assert sorted(failed) == [2, 5]
+    assert (failed[2].reason, failed[2].stage, failed[2].message) == (
+        "asset",
+        "fetch",
+        "no such file",
+    )
+    assert failed[2].error.reason == "gone"
+    assert (failed[5].reason, failed[5].stage) == ("error", "fetch")
+
+
+def test_in_process_a_fetch_that_is_not_the_jobs_fault_stops_all():
+    def fetch(job: int) -> None:
+        raise DiskError("the cache is full")
+
+    with pytest.raises(DiskError, match="cache"):
+        list(run_pool(lambda: abs, [1], workers=0, fetch=fetch))
+
+
+def test_what_fits_on_a_node():
+    assert Needs().fit({"CPU": 4.0}) == 4
+    assert Needs(gpus=0.1).fit({"CPU": 64.0, "GPU": 1.0}) == 10
+    assert Needs(gpus=0.25).fit({"CPU": 2.0, "GPU": 1.0}) == 2
+    assert Needs(memory=2**30).fit({"CPU": 8.0, "memory": 3.5 * 2**30}) == 3
+    assert Needs(resources={"disk": 2}).fit({"CPU": 8.0}) == 0
+    nodes = {"a": {"CPU": 2.0}, "b": {"CPU": 8.0, "GPU": 1.0}, "head": {}}
+    assert Needs().slots(nodes, every=False) == {"a": 2, "b": 8}
+    assert Needs(gpus=0.5).slots(nodes, every=False) == {"b": 2}
+    gentle = Needs(avoid_gpu_nodes=True)
+    assert gentle.slots(nodes, every=False) == {"a": 2}
+    assert gentle.slots(nodes, every=True) == {"a": 2, "b": 8}
+    assert gentle.slots({"b": nodes["b"]}, every=False) == {"b": 8}
+    assert str(Needs(gpus=0.25, resources={"disk": 2})) == "1 CPU and 0.25 GPU and 2 disk"
+
+
+class Nodes:
+    """A cluster of two nodes, as the inquest sees it."""
+
+    here, is_alone = "here", False
+
+    def __init__(self) -> None:
+        self.lost: set[str | None] = set()
+
+    def is_lost(self, node: str | None) -> bool:
+        return node in self.lost
+
+
+def test_a_strike_stands_once_its_node_is_known_to_live(monkeypatch):
+    monkeypatch.setattr(inquest, "GRACE_S", 0.1)
+    court: Inquest = Inquest(Nodes(), strikes=2)
+    item, crash = Try("job", tries=1), Failure("crash", "died")
+    assert court.failed(item, crash, "there") == (item, None)
+    assert court.failed(item, crash, "there") is None
+    assert court.verdicts() == []
+    time.sleep(0.15)
+    assert court.verdicts() == [(item, crash)]
+    assert court.open == []
+    other = Try("other", struck=[("there", 0.0)])
+    assert court.failed(other, crash, "here") is None
+    assert court.verdicts() == [(other, crash)], "its own node is there"
+
+
+def test_strikes_of_a_node_that_turns_out_lost_are_taken_back():
+    from ray.exceptions import NodeDiedError, ObjectLostError
+
+    nodes = Nodes()
+    court: Inquest = Inquest(nodes, strikes=2)
+    item, crash = Try("job", tries=2), Failure("crash", "died")
+    assert court.failed(item, crash, "here") == (item, None)
+    assert court.failed(item, crash, "there") is None
+    nodes.lost.add("there")
+    assert court.verdicts() == [(item, None)]
+    assert (item.losses, item.attempts, len(item.struck)) == (1, 1, 1)
+    lost = [NodeDiedError("gone"), ObjectLostError("00" * 28, "owner", "site")]
+    for n in range(inquest.LOSSES - 1):
+        assert court.failed(item, lost[n % 2], "there") == (item, None)
+    _, failure = court.failed(item, lost[0], "there")
+    assert failure.reason == "crash"
+    assert "6 tries" in failure.message
+
+
+def test_workers_that_do_not_start_are_an_error_only_if_none_does(monkeypatch):
+    monkeypatch.setattr(inquest, "GRACE_S", 0.05)
+    court: Inquest = Inquest(Nodes(), strikes=2)
+    for _ in range(3):
+        assert court.may_start(ready=False)
+        court.failed_start("there", Failure("crash", "no such module"))
+    assert not court.may_start(ready=False), "not yet sure"
+    time.sleep(0.1)
+    assert not court.may_start(ready=True)
+    with pytest.raises(G3DError, match="do not start: no such module"):
+        court.may_start(ready=False)
+    court.started()
+    assert court.may_start(ready=False)
+
+
+def test_the_address_of_a_ray_client_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")
+    with pytest.raises(MissingDependency, match="Ray Client"), connected():
+        pass
 
 
 def test_workers_that_die_hang_or_raise_are_survived_and_jobs_quarantined(tmp_path):
@@ -158,7 +288,7 @@ def test_killing_the_driver_takes_its_cluster_along(tmp_path):
         driver.wait()
     _until(lambda: not _alive(worker), 30)
     assert not _alive(worker)
-    _temp_folder().rmdir()
+    temp_folder().rmdir()
     assert not list(Path("/tmp").glob(f"g3d-ray-{driver.pid}-*"))
 
 

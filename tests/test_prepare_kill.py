@@ -108,7 +108,7 @@ def test_a_killed_worker_costs_nothing_but_a_second_try(whole, tmp_path):
     process = start(out, 2)
     while ended(out) < 3 and process.poll() is None:
         time.sleep(0.01)
-    workers = [pid for pid in _descendants(process.pid) if _name(pid).startswith("ray::_Worker")]
+    workers = [pid for pid in _descendants(process.pid) if _name(pid).startswith("ray::Worker")]
     assert workers
     os.kill(workers[0], 9)
     assert process.wait(timeout=120) == 0
