@@ -1,1 +1,1 @@
-"""Signed distance fields on tetrahedral grids -> triangle meshes."""
+"""Signed distance fields on grids of tetrahedra or cubes -> triangle meshes."""

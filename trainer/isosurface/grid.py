@@ -76,7 +76,9 @@ def bcc_grid(resolution: int) -> TetGrid:
     tets = np.where((volume < 0)[:, None], tets[:, [0, 1, 3, 2]], tets)
 
     pairs = np.sort(tets[:, TET_EDGES], axis=-1).reshape(-1, 2)
-    edges, inverse = np.unique(pairs, axis=0, return_inverse=True)
+    # One number for a pair sorts several times faster than rows, in the same order.
+    key, inverse = np.unique(pairs @ np.array([len(vertices), 1]), return_inverse=True)
+    edges = np.stack([key // len(vertices), key % len(vertices)], axis=1)
     return TetGrid(
         resolution=n,
         vertices=vertices.astype(np.float32),
