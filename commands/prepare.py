@@ -23,6 +23,42 @@ from .options import (
     option,
 )
 
+Source = Annotated[
+    str | None, argument("procedural, folder, shapenet, objaverse, objaverse-xl or abo.")
+]
+Category = Annotated[
+    str | None, option(INPUT, "--category", help="What the assets are (default: anything).")
+]
+ListCategories = Annotated[
+    bool, option(INPUT, "--list-categories", help="Show the categories of SOURCE, or all.")
+]
+Root = Annotated[
+    str | None, option(INPUT, "--root", help="Models: a folder, zips, or the URL of either.")
+]
+Table = Annotated[
+    str | None, option(INPUT, "--table", help="CSV or JSON Lines that chooses or describes.")
+]
+Offline = Annotated[
+    bool, option(INPUT, "--offline", help="Fetch nothing: what is in the cache has to do.")
+]
+Limit = Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")]
+License = Annotated[
+    str | None, option(INPUT, "--license", help="Only these: cc0,by,mit (default: all).")
+]
+Views = Annotated[int | None, option(CONFIG, "--views", help="Images an asset (default: 24).")]
+Size = Annotated[int | None, option(CONFIG, "--size", help="Side of an image (default: 128).")]
+Renderer = Annotated[
+    str | None, option(CONFIG, "--renderer", help="auto, raster or blender (default: auto).")
+]
+Add = Annotated[bool, option(OUTPUT, "--add", help="Add to what another source was made into.")]
+Workers = Annotated[
+    int | None, option(RUN, "--workers", help="Processes; 0: here, no Ray (default: one a core).")
+]
+ShardIndex = Annotated[
+    str | None, option(RUN, "--shard-index", help="i/n: one of n runs that share the work, from 0.")
+]
+Try = Annotated[bool, option(RUN, "-n", "--dry-run", help="Try a few; show time, bytes and disk.")]
+
 
 @command(
     "prepare",
@@ -34,56 +70,26 @@ from .options import (
     "g3d prepare procedural --category mug --limit 50 --views 8 --size 64 -o mugs",
 )
 def prepare_command(
-    source: Annotated[
-        str | None, argument("procedural, folder, shapenet, objaverse, objaverse-xl or abo.")
-    ] = None,
-    category: Annotated[
-        str | None, option(INPUT, "--category", help="What the assets are (default: anything).")
-    ] = None,
-    list_categories: Annotated[
-        bool, option(INPUT, "--list-categories", help="Show the categories of SOURCE, or all.")
-    ] = False,
-    root: Annotated[
-        str | None, option(INPUT, "--root", help="Models: a folder, zips, or the URL of either.")
-    ] = None,
-    table: Annotated[
-        str | None, option(INPUT, "--table", help="CSV or JSON Lines that chooses or describes.")
-    ] = None,
-    offline: Annotated[
-        bool, option(INPUT, "--offline", help="Fetch nothing: what is in the cache has to do.")
-    ] = False,
-    limit: Annotated[int | None, option(INPUT, "--limit", help="At most so many assets.")] = None,
-    license: Annotated[
-        str | None, option(INPUT, "--license", help="Only these: cc0,by,mit (default: all).")
-    ] = None,
-    views: Annotated[
-        int | None, option(CONFIG, "--views", help="Images an asset (default: 24).")
-    ] = None,
-    size: Annotated[
-        int | None, option(CONFIG, "--size", help="Side of an image (default: 128).")
-    ] = None,
-    renderer: Annotated[
-        str | None, option(CONFIG, "--renderer", help="auto, raster or blender (default: auto).")
-    ] = None,
+    source: Source = None,
+    category: Category = None,
+    list_categories: ListCategories = False,
+    root: Root = None,
+    table: Table = None,
+    offline: Offline = False,
+    limit: Limit = None,
+    license: License = None,
+    views: Views = None,
+    size: Size = None,
+    renderer: Renderer = None,
     preset: Preset = None,
     files: Files = None,
     sets: Sets = None,
     out: OutPlace = None,
     overwrite: Overwrite = False,
-    add: Annotated[
-        bool, option(OUTPUT, "--add", help="Add to what another source was made into.")
-    ] = False,
-    workers: Annotated[
-        int | None,
-        option(RUN, "--workers", help="Processes; 0: here, no Ray (default: one a core)."),
-    ] = None,
-    shard_index: Annotated[
-        str | None,
-        option(RUN, "--shard-index", help="i/n: one of n runs that share the work, from 0."),
-    ] = None,
-    dry_run: Annotated[
-        bool, option(RUN, "-n", "--dry-run", help="Try a few; show time, bytes and disk.")
-    ] = False,
+    add: Add = False,
+    workers: Workers = None,
+    shard_index: ShardIndex = None,
+    dry_run: Try = False,
 ) -> None:
     """Make a dataset of rendered views.
 

@@ -40,9 +40,10 @@ from ..manifests.place import LocalPlace, Place
 from ..manifests.records import SCHEMA_VERSION, AssetRecord, Record, ShardRecord
 from ..manifests.shards import write_shard
 from .job import JobResult
+from .locks import LOCK, held
 from .plan import Group
 
-PLAN, LOCK, PIECES, OPEN = "plan.json", "lock", "assets", "open"
+PLAN, PIECES, OPEN = "plan.json", "assets", "open"
 
 
 class ShardLedger(Record):
@@ -223,27 +224,7 @@ class Ledger:
             ConfigError: Another process makes the dataset, or this part of it.
             DiskError: The place cannot be written.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows: two runs at once are the user's to avoid
-            yield
-            return
-        wanted = [(LOCK, fcntl.LOCK_SH if part else fcntl.LOCK_EX)]
-        wanted += [(f"{LOCK}-{part}", fcntl.LOCK_EX)] if part else []
-        with contextlib.ExitStack() as stack:
-            for name, kind in wanted:
-                try:
-                    self.work.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context((self.work / name).open("wb"))
-                except OSError as error:
-                    raise disk_error(self.work, error) from error
-                try:
-                    fcntl.flock(file, kind | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise ConfigError(
-                        f"another `g3d prepare` is making {self.place}",
-                        hint="wait for it, or give another -o",
-                    ) from error
+        with held(self.work, str(self.place), part):
             try:
                 yield
             finally:

@@ -10,13 +10,9 @@ from g3d.trainer.ema import averaged_copy, update_average
 from g3d.trainer.isosurface.grid import bcc_grid
 from g3d.trainer.networks.decoders import GeometryDecoder, TextureDecoder
 from g3d.trainer.networks.discriminator import Discriminator, DiscriminatorConfig, camera_code
-from g3d.trainer.networks.layers import (
-    Linear,
-    ModulatedConv2d,
-    lrelu,
-    minibatch_stddev,
-)
+from g3d.trainer.networks.layers import Linear, lrelu, minibatch_stddev
 from g3d.trainer.networks.mapping import MappingNetwork
+from g3d.trainer.networks.modulated import ModulatedConv
 from g3d.trainer.networks.synthesis import Synthesis, SynthesisConfig
 from g3d.trainer.networks.triplane import interpolation_matrix, sample_lattice, sample_points
 
@@ -36,7 +32,7 @@ def test_linear_has_unit_variance_and_scaled_rate():
 
 def test_modulated_convolution_equals_per_sample_weights():
     """Karras et al. 2020, equations 1 and 3, one sample at a time in float64."""
-    conv = ModulatedConv2d(5, 7, 3, w_dim=4).double()
+    conv = ModulatedConv(5, 7, 3, w_dim=4).double()
     x, w = torch.randn(3, 5, 6, 6).double(), torch.randn(3, 4).double()
     style = conv.style(w)
     for sample in range(3):
@@ -47,7 +43,7 @@ def test_modulated_convolution_equals_per_sample_weights():
 
 
 def test_demodulated_output_does_not_depend_on_the_style_scale():
-    conv = ModulatedConv2d(16, 8, 3, w_dim=4)
+    conv = ModulatedConv(16, 8, 3, w_dim=4)
     x, w = torch.randn(2, 16, 5, 5), torch.randn(2, 4)
     before = conv(x, w)
     with torch.no_grad():

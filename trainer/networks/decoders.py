@@ -7,10 +7,13 @@ interpolation and a linear layer commute. What is left per point is one activati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from ..isosurface.grid import TetGrid
+from .field import Lattices, Where, as_points
 from .layers import Conv2d, Linear, lrelu
 from .triplane import interpolation_matrix, sample_lattice, sample_points
 
@@ -53,10 +56,22 @@ class GeometryDecoder(nn.Module):
 
     def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Evaluate the field on the two sub-lattices of the grid."""
+        return self._values(self.first(planes), [self.corner, self.center])
+
+    def at(self, planes: torch.Tensor, where: Where) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluate the field anywhere: ``(sdf [B, V], offsets [B, V, 3])``."""
         hidden = self.first(planes)
+        if isinstance(where, Lattices):
+            return self._values(hidden, where.matrices(planes.shape[-1], planes))
+        raw = self.out(lrelu(sample_points(hidden, as_points(where, planes))))
+        return raw[..., 0], raw[..., 1:]
+
+    def _values(
+        self, hidden: torch.Tensor, matrices: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         weight = self.out.weight * self.out.weight_scale
         parts = []
-        for matrix in (self.corner, self.center):
+        for matrix in matrices:
             features = lrelu(sample_lattice(hidden, matrix)).flatten(2)  # [B, hidden, N^3]
             parts.append(weight @ features)
         raw = torch.cat(parts, dim=2)

@@ -1,4 +1,4 @@
-"""Camera-conditioned discriminator: one class, one instance for RGB and one for silhouettes."""
+"""The small discriminator: strided convolutions. :mod:`.trunk` has the one of the paper's size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ...config import Config
+from .conditioning import CAMERA_DIM, camera_code, join_condition
 from .layers import Conv2d, Linear, lrelu, minibatch_stddev
 
-CAMERA_DIM = 6
+__all__ = ["CAMERA_DIM", "Discriminator", "DiscriminatorConfig", "camera_code"]
 
 
 class DiscriminatorConfig(Config):
@@ -24,34 +25,24 @@ class DiscriminatorConfig(Config):
     """Samples per group of the minibatch standard deviation."""
 
 
-def camera_code(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
-    """Angles ``[N]`` (radians) as ``[N, 6]``, free of the wrap of a raw azimuth at 0 = 2 pi.
-
-    Sin and cos of the azimuth and of twice it, twice the sine of the elevation (a small angle),
-    its cosine.
-    """
-    return torch.stack(
-        [
-            torch.sin(azimuth),
-            torch.cos(azimuth),
-            torch.sin(2 * azimuth),
-            torch.cos(2 * azimuth),
-            2 * torch.sin(elevation),
-            torch.cos(elevation),
-        ],
-        dim=-1,
-    )
-
-
 class Discriminator(nn.Module):
     """``images [N, C, H, W] in [-1, 1], camera code [N, 6] -> logits [N]``.
 
     The camera enters by projection (Miyato and Koyama 2018): the logit is the product of the image
-    features with an embedding of the camera.
+    features with an embedding of the camera, and of the class if there is one.
+
+    Args:
+        config: Size.
+        image_channels: Of the images.
+        size: Side of the images (pixels).
+        label_dim: Width of the one-hot class that is joined to the camera; 0 = none.
     """
 
-    def __init__(self, config: DiscriminatorConfig, image_channels: int, size: int) -> None:
+    def __init__(
+        self, config: DiscriminatorConfig, image_channels: int, size: int, label_dim: int = 0
+    ) -> None:
         super().__init__()
+        self.label_dim = label_dim
         widths = config.channels
         self.group_size = config.group_size
         self.stem = Conv2d(image_channels, widths[0], 3, padding=1)
@@ -65,18 +56,24 @@ class Discriminator(nn.Module):
             ]
         )
         self.camera = nn.ModuleList(
-            [Linear(CAMERA_DIM, config.features), Linear(config.features, config.features)]
+            [
+                Linear(CAMERA_DIM + label_dim, config.features),
+                Linear(config.features, config.features),
+            ]
         )
         self.scale = config.features**-0.5
         # A sixth off a training step on the CPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: torch.Tensor, camera: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, camera: torch.Tensor, label: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Score a batch; its size is a multiple of the group size or smaller than it."""
         x = lrelu(self.stem(images.contiguous(memory_format=torch.channels_last)))
         for layer in self.down:
             x = lrelu(layer(x))
         x = lrelu(self.final(minibatch_stddev(x, min(self.group_size, len(x))))).flatten(1)
         x = self.features[1](lrelu(self.features[0](x)))
-        embedding = self.camera[1](lrelu(self.camera[0](camera)))
+        condition = join_condition(camera, label, self.label_dim)
+        embedding = self.camera[1](lrelu(self.camera[0](condition)))
         return (x * embedding).sum(dim=1) * self.scale

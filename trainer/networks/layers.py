@@ -1,4 +1,4 @@
-"""Equalised-learning-rate layers and StyleGAN2's modulated convolution.
+"""Equalised-learning-rate layers and the minibatch standard deviation.
 
 Weights are drawn from N(0, 1) and scaled at run time by ``gain / sqrt(fan_in)`` (Karras et al.,
 "Progressive Growing of GANs", section 4.1). Axis letters: B batch, C channels, H W image.
@@ -58,7 +58,10 @@ class Linear(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """Convolution with equalised learning rate: ``[B, C, H, W] -> [B, out, H', W']``."""
+    """Convolution with equalised learning rate: ``[B, C, H, W] -> [B, out, H', W']``.
+
+    Weights are stored in float32 and cast to the dtype of the input.
+    """
 
     def __init__(
         self,
@@ -81,59 +84,33 @@ class Conv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
+        return self._convolve(x, self.weight * self.weight_scale, self.bias)
+
+    def activated(self, x: torch.Tensor) -> torch.Tensor:
+        """``lrelu`` of the layer, holding one tensor where the two calls hold two.
+
+        The gain of the activation goes into the weights, the activation overwrites its input.
+        """
+        bias = None if self.bias is None else self.bias * LRELU_GAIN
+        x = self._convolve(x, self.weight * (self.weight_scale * LRELU_GAIN), bias)
+        return F.leaky_relu(x, LRELU_SLOPE, inplace=True)
+
+    def _convolve(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         return F.conv2d(
             x,
-            self.weight * self.weight_scale,
-            self.bias,
+            weight.to(x.dtype),
+            None if bias is None else bias.to(x.dtype),
             stride=self.stride,
             padding=self.padding,
             groups=self.groups,
         )
 
 
-class ModulatedConv2d(nn.Module):
-    """StyleGAN2's modulated convolution (Karras et al. 2020, section 2.2, equations 1 and 3).
-
-    A style ``s = A w`` scales the input channels; demodulation rescales every output channel to
-    unit expected variance. Written in its scale-the-activations form.
-
-    Args:
-        channels_in: Input channels.
-        channels_out: Output channels.
-        kernel: Odd kernel width.
-        w_dim: Width of ``w``.
-        demodulate: Off for the 1x1 heads, whose style is scaled by ``1 / sqrt(channels_in)``
-            instead.
-        gain: Scales the initial output.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        kernel: int,
-        w_dim: int,
-        *,
-        demodulate: bool = True,
-        gain: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(channels_out, channels_in, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(channels_out))
-        self.style = Linear(w_dim, channels_in, bias=1.0)
-        self.demodulate = demodulate
-        self.weight_scale = gain / math.sqrt(channels_in * kernel**2)
-        self.padding = kernel // 2
-
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """``x [B, C, H, W]``, ``w [B, w_dim]`` -> ``[B, out, H, W]``."""
-        style = self.style(w)  # [B, C]
-        weight = self.weight * self.weight_scale
-        x = F.conv2d(x * style[:, :, None, None], weight, padding=self.padding)
-        if self.demodulate:
-            power = weight.square().sum(dim=(2, 3)) @ style.square().t()  # [out, B]
-            x = x * (power.t() + 1e-8).rsqrt()[:, :, None, None]
-        return x + self.bias[:, None, None]
+def unit_moment(x: torch.Tensor) -> torch.Tensor:
+    """Scale the rows of ``x [B, C]`` to a mean square of 1."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 def minibatch_stddev(x: torch.Tensor, group_size: int) -> torch.Tensor:

@@ -46,6 +46,36 @@ def interpolation_matrix(coordinates: torch.Tensor, resolution: int) -> torch.Te
     return matrix
 
 
+def sample_volume(volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Trilinear samples of a volume.
+
+    Args:
+        volume: ``[B, C, X, Y, Z]``; -1 and 1 are the centres of the outermost voxels.
+        points: ``[B, P, 3]``; outside, the border value is taken.
+
+    Returns:
+        ``[B, C, P]``.
+    """
+    grid = points.flip(-1)[:, None, None]  # [B, 1, 1, P, (z, y, x)]: the last axis comes first
+    samples = F.grid_sample(volume, grid, padding_mode="border", align_corners=True)
+    return samples.flatten(2)
+
+
+def sample_volume_lattice(volume: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """:func:`sample_volume` at all nodes of a cubic lattice, by one matrix product an axis.
+
+    Args:
+        volume: ``[B, C, R, R, R]``.
+        matrix: ``[N, R]`` of :func:`interpolation_matrix`.
+
+    Returns:
+        ``[B, C, N, N, N]``, axes x, y, z.
+    """
+    resampled = matrix @ volume @ matrix.t()  # y and z
+    shape = (*volume.shape[:2], -1, *resampled.shape[3:])
+    return (matrix @ resampled.flatten(3)).reshape(shape)
+
+
 def sample_lattice(planes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Sum of the three samples at every node of a cubic lattice, without visiting the nodes.
 
@@ -60,7 +90,19 @@ def sample_lattice(planes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     Returns:
         ``[B, C, N, N, N]``, axes x, y, z.
     """
-    maps = matrix @ planes @ matrix.t()  # [B, 3, C, N(height), N(width)]
+    return spread_maps(resample_planes(planes, matrix))
+
+
+def resample_planes(planes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Planes ``[B, 3, C, R, R]`` at the nodes of a lattice's faces: ``[B, 3, C, N, N]``."""
+    return matrix @ planes @ matrix.t()
+
+
+def spread_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Sum of three maps ``[B, 3, C, N(height), N(width)]`` over the lattice, ``[B, C, N, N, N]``.
+
+    Axes of the result: x, y, z.
+    """
     xy, yz, xz = maps.unbind(1)
     return (
         xy.transpose(2, 3)[:, :, :, :, None]
