@@ -6,11 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, did_you_mean, load_preset, resolve
 from ..config import list_presets as list_in
 from ..errors import AssetError, ConfigError, G3DError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Facts = dict[str, Any]
 PRESETS = {"train": "g3d.trainer.presets", "prepare": "g3d.pipeline.presets"}
@@ -38,6 +41,10 @@ def as_text(facts: Facts) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return str(len(value))  # records, which --json lists
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(part)}" for key, part in value.items()) or "-"
     if isinstance(value, list | tuple):
@@ -59,14 +66,20 @@ def _kind(path: Path) -> str:
 
 
 def _dataset(path: Path) -> Facts:
-    from ..manifests.dataset import Dataset
+    from ..manifests.dataset import REPORT, Dataset
+    from ..pipeline.page.facts import Facts as Counted
 
-    info = Dataset.open(path).info
+    data = Dataset.open(path, check=False)
+    if data.info.statuses.get("accepted"):  # without any, the reasons are what one looks for
+        data = Dataset.open(path)
+    info, counted = data.info, Counted.of(data)
+    report = path / REPORT
     return {
         "name": info.name,
         "source": info.source,
         "category": info.category,
         "assets": info.statuses,
+        "reasons": counted.reasons,
         "splits": {name: count.model_dump() for name, count in info.splits.items()},
         "views": info.views,
         "size": info.size,
@@ -74,11 +87,31 @@ def _dataset(path: Path) -> Facts:
         "extent": info.extent,
         "camera": info.camera.model_dump(mode="json"),
         "renderer": f"{info.renderer.name} {info.renderer.version}",
-        "licenses": info.licenses,
+        "coverage": _spread(counted.column("coverage")),
+        "border_views": int(counted.column("touches_border").sum()),
+        "licenses": {one.name: one.assets for one in counted.licenses},
+        "authors": {one.name: one.authors for one in counted.licenses},
+        "missing_textures": sum(record.missing_textures for record in counted.records),
+        "near_duplicates": [
+            {"uid": r.uid, "duplicate_of": r.duplicate_of, "status": r.status}
+            for r in counted.duplicates
+        ],
         "shards": len(info.shards),
         "bytes": sum(shard.bytes for shard in info.shards),
         "params_hash": info.params_hash,
         "command": info.command,
+        "report": str(report) if report.is_file() else None,
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    """Least, mean and greatest of ``[N]``; empty where there is none."""
+    if not len(values):
+        return {}
+    return {
+        "least": float(values.min()),
+        "mean": float(values.mean()),
+        "greatest": float(values.max()),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DatasetError
+from .dataset import AGAIN, INDEX, Dataset, read_parquet
 from .records import AssetRecord, ViewRecord
 from .shards import ShardReader
 
@@ -70,13 +71,36 @@ def decode_index(data: bytes) -> pyarrow.Table:
         DatasetError: It is something else.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     expected = index_table([]).schema
     try:
-        return pq.read_table(io.BytesIO(data)).select(expected.names).cast(expected)
+        return read_parquet(io.BytesIO(data)).select(expected.names).cast(expected)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise DatasetError(f"not an index of views: {error}") from error
+
+
+def read_columns(data: Dataset, names: Sequence[str]) -> pyarrow.Table:
+    """Some columns of the index, a row an image of the listed shards, in their order.
+
+    Of a large index this reads a small part: cameras and hashes are most of its bytes.
+
+    Raises:
+        DatasetError: The index is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = list(dict.fromkeys((*names, "shard", "part")))
+    try:
+        with data._fs.open(data._path(INDEX), "rb") as file:
+            table = read_parquet(file, columns).select(columns)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{data.root} lacks {INDEX}", hint=AGAIN) from error
+    except (ValueError, KeyError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise DatasetError(f"{data._path(INDEX)} is not readable: {error}", hint=AGAIN) from error
+    listed = pa.array([shard.file for shard in data.info.shards], pa.string())
+    images = pc.and_(pc.is_in(table["shard"], value_set=listed), pc.equal(table["part"], "rgba"))
+    return table.filter(images).select(list(names))
 
 
 def shard_rows(file: Path, shard: str, records: Iterable[AssetRecord]) -> Iterator[ViewRecord]:

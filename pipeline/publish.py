@@ -112,11 +112,9 @@ def publish(
 
 def write_page(place: Place) -> None:
     """Write the page of a published dataset; the dataset is complete without it."""
-    from .page import dataset_page
+    from .page.build import dataset_page
 
-    data = Dataset.open(place.url or str(place), check=False)
-    page = dataset_page(data, lambda uid: place.read(f"{REJECTED}/{uid}.png"))
-    place.write(REPORT, page)
+    place.write(REPORT, dataset_page(Dataset.open(place.url or str(place), check=False)))
 
 
 def _name(place: Place) -> str:
