@@ -376,7 +376,7 @@ def test_read_columns_are_those_of_the_views(made: Path) -> None:
 def test_a_process_that_read_an_index_ends_in_peace(made: Path) -> None:
     """Threads of pyarrow that read Python objects aborted one process in four as it ended."""
     program = (
-        "from g3d.manifests.dataset import REPORT, Dataset; from g3d.manifests.index import read_columns;"
+        "from g3d.manifests.dataset import Dataset; from g3d.manifests.index import read_columns;"
         f"d = Dataset.open({str(made)!r}); d.views(); read_columns(d, ('view',))"
     )
     running = [
