@@ -245,9 +245,10 @@ class RemotePlace:
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``; fewer at the end, none if it is not there."""
+        path = self._path(name)
         with self._reaching(f"{self.url}/{name}"):
             try:
-                return bytes(self.system.cat_file(self._path(name), offset, offset + length))
+                return bytes(self.system.cat_file(path, start=offset, end=offset + length))
             except FileNotFoundError:
                 return b""
 

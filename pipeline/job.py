@@ -20,18 +20,24 @@ from ..manifests.shards import encode_piece
 from ..manifests.splits import split_of
 from ..renderers.base import Renderer, Scene
 from ..renderers.cameras import Camera, sample_cameras
-from ..renderers.meshes import Mesh, bounding_radius, bounds, normalise, sample_surface
+from ..renderers.meshes import Mesh, bounding_radius, normalise, sample_surface
+from ..renderers.meshes.load import is_animated
 from .config import PrepareConfig, RenderParams
+from .duplicates import fingerprint
 from .gates import (
+    Colours,
+    MeshFacts,
+    PoseFacts,
+    ViewFacts,
+    check,
     check_magenta,
-    check_mesh,
-    check_views,
     coverage,
     is_worth_the_rest,
-    touches_border,
+    objects_of,
 )
 from .poses import PoseCheck, check_poses
 from .sources.base import Source, SourceAsset
+from .thumbnails import thumbnail
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +58,7 @@ class JobResult:
     Attributes:
         record: Offsets count from the start of ``data``.
         data: The asset's members as they go into a shard; empty unless it was accepted.
-        thumbnail: PNG of one view, of an asset that was rejected and of which there is one.
+        thumbnail: PNG of an asset that was rejected and can be drawn, else empty.
     """
 
     record: AssetRecord
@@ -77,24 +83,23 @@ class Job:
         """
         start = time.monotonic()
         work = _Work(self, asset)
+        data = picture = b""
         try:
             data = work.run()
         except AssetError as error:
             status = "rejected" if error.stage == "gate" else "failed"
             work.end(status, error.stage, error.reason, error.message)
-            data = b""
+            picture = work.picture() if status == "rejected" else b""
         except G3DError:
             raise
         except MemoryError as error:
             work.end("failed", work.stage, "memory", str(error) or "out of memory")
-            data = b""
         except Exception as error:
             logger.debug("asset %s", asset.uid, exc_info=True)
             message = f"{type(error).__name__}: {error}"
             work.end("failed", work.stage, _REASON_OF_STAGE[work.stage], message)
-            data = b""
         work.facts["seconds"] = round(time.monotonic() - start, 3)
-        return JobResult(AssetRecord.model_validate(work.facts), data)
+        return JobResult(AssetRecord.model_validate(work.facts), data, picture)
 
 
 class _Work:
@@ -104,28 +109,40 @@ class _Work:
         self.job, self.asset = job, asset
         self.stage = "load"
         self.facts = base_facts(asset, job.config)
+        self.scene: Scene | None = None
+        self.rendered: list[np.ndarray] = []
 
     def end(self, status: str, stage: str, reason: str, message: str) -> None:
         self.facts.update(status=status, stage=stage, reason=reason, message=message[:500])
 
+    def picture(self) -> bytes:
+        """A thumbnail, if one can be made: an asset that was rejected must not end as failed."""
+        try:
+            if self.scene is None:
+                return b""
+            settings = self.job.params.render
+            return thumbnail(self.rendered, self.scene, self.job.renderer, settings)
+        except Exception:
+            logger.debug("no thumbnail of %s", self.asset.uid, exc_info=True)
+            return b""
+
     def run(self) -> bytes:
         params, gates = self.job.params, self.job.config.gates
-        scene = self._open()
+        self.scene = scene = self._open()
         mesh = scene.mesh
         self.stage = "gate"
-        self._mesh_facts(mesh)
-        check_mesh(mesh, gates)
+        self._check_mesh(mesh)
         mesh, transform = normalise(mesh, params.extent)
         radius = bounding_radius(mesh)
         cameras = asset_cameras(self.asset.uid, params, radius)
         self._placement_facts(radius, transform, cameras)
         self.stage = "render"
-        rgba = self._images(scene, cameras, transform)
-        covered, border = coverage(rgba), touches_border(rgba)
+        found = self._images(scene, cameras, transform)
+        rgba, covered, border = found.rgba, found.covered, found.border
         self.facts.update(
             views=len(rgba), coverage=float(covered.mean()), border_views=int(border.sum())
         )
-        check_views(covered, border, gates)
+        check("views", found, gates)
         self.stage = "write"
         files, views = _image_files(self.asset.uid, rgba, cameras)
         for n, view in enumerate(views):
@@ -133,48 +150,60 @@ class _Work:
         # The self-test reads what a stranger will read: numbers that went through JSON.
         saved = json.loads(canonical_json(views))
         poses = check_poses(mesh, rgba, saved, rng_of("poses", self.asset.uid))
-        self._pose_facts(poses, all(m.alpha_mode == "opaque" for m in mesh.materials))
+        self._check_poses(poses, all(m.alpha_mode == "opaque" for m in mesh.materials))
         points = sample_surface(mesh, POINTS_COUNT, rng_of("points", self.asset.uid))
+        self.facts["fingerprint"] = fingerprint(points).tobytes().hex()
         return self._members(files, points, saved)
 
     def _open(self) -> Scene:
         """The asset's own file where the renderer reads such files, else what the source loads."""
         source, renderer = self.job.source, self.job.renderer
         path = source.file(self.asset)
+        if path is not None:
+            self.facts["animated"] = is_animated(path)
         if path is not None and path.suffix.lower() in renderer.imports:
             return renderer.open(path)
         return renderer.open(source.load(self.asset))
 
-    def _images(self, scene: Scene, cameras: Camera, transform: np.ndarray) -> np.ndarray:
-        """All views, uint8 ``[N, H, W, 4]``; the first alone, to see whether the rest is worth it.
+    def _images(self, scene: Scene, cameras: Camera, transform: np.ndarray) -> ViewFacts:
+        """All views; the first alone, to see whether the rest is worth it.
 
         Raises:
             AssetError: ``blank``, ``out_of_frame`` or ``missing_texture``, or the renderer's.
         """
-        parts: list[np.ndarray] = []
+        gates = self.job.config.gates
+        colours = Colours() if gates.min_colour_spread > 0 else None
         done, worth = 0, False
         while done < len(cameras):
             until = len(cameras) if worth else done + 1
             views = scene.render(cameras[done:until], self.job.params.render, transform)
+            self.rendered.append(views.rgba)
             check_magenta(views, scene.mesh)
-            parts.append(views.rgba)
+            if colours is not None:
+                colours.add(views)
             done = until
             if not worth:
-                covered = np.concatenate([coverage(part) for part in parts])
-                worth = is_worth_the_rest(covered, self.job.config.gates)
-        return np.concatenate(parts)
+                covered = np.concatenate([coverage(part) for part in self.rendered])
+                worth = is_worth_the_rest(covered, gates)
+        return ViewFacts(np.concatenate(self.rendered), colours)
 
-    def _mesh_facts(self, mesh: Mesh) -> None:
-        textures = {id(m.texture) for m in mesh.materials if m.texture is not None}
+    def _check_mesh(self, mesh: Mesh) -> None:
+        """Note what is known of the mesh, and let the gates look at it."""
+        gates = self.job.config.gates
+        found = MeshFacts(mesh, self.facts["missing_textures"], self.facts.get("animated"))
         self.facts.update(
             vertices=len(mesh.vertices),
             triangles=len(mesh.faces),
             materials=len(mesh.materials),
-            textures=len(textures),
+            textures=found.textures,
         )
         if len(mesh.faces):
-            low, high = bounds(mesh)
-            self.facts["extent"] = tuple((high - low).tolist())
+            self.facts["extent"] = tuple((found.box[1] - found.box[0]).tolist())
+        try:
+            check("mesh", found, gates)
+            objects_of(found, gates)
+        finally:
+            self.facts["objects"] = found.counted
 
     def _placement_facts(self, radius: float, transform: np.ndarray, cameras: Camera) -> None:
         half = np.arcsin(np.clip(radius / cameras.radius, 0.0, 1.0)).max()
@@ -184,18 +213,10 @@ class _Work:
             max_half_angle_deg=float(np.rad2deg(half)),
         )
 
-    def _pose_facts(self, poses: PoseCheck, opaque: bool) -> None:
+    def _check_poses(self, poses: PoseCheck, opaque: bool) -> None:
         cover, iou = float(poses.cover.min()), float(poses.iou.mean())
         self.facts.update(pose_iou=iou, pose_cover=cover)
-        gates = self.job.config.gates
-        # What is transparent is in the projection and not in the image.
-        if cover < gates.min_pose_cover or (opaque and iou < gates.min_pose_iou):
-            raise AssetError(
-                "pose",
-                "the mesh projected with the saved matrices is not what the images show: "
-                f"it explains {cover:.3f} of one, the mean IoU is {iou:.3f}",
-                stage="gate",
-            )
+        check("poses", PoseFacts(cover, iou, opaque), self.job.config.gates)
 
     def _members(
         self,
@@ -256,17 +277,27 @@ def base_facts(asset: SourceAsset, config: PrepareConfig) -> dict[str, Any]:
 
 
 def failed_record(
-    asset: SourceAsset, config: PrepareConfig, reason: str, message: str, attempts: int
+    asset: SourceAsset,
+    config: PrepareConfig,
+    reason: str,
+    message: str,
+    attempts: int,
+    log: str | None = None,
+    stage: str = "render",
 ) -> AssetRecord:
-    """The record of an asset whose worker did not live to write one."""
+    """The record of an asset whose worker did not live to write one.
+
+    ``log`` is the end of what that worker wrote.
+    """
     return AssetRecord.model_validate(
         {
             **base_facts(asset, config),
             "status": "failed",
-            "stage": "render",
+            "stage": stage,
             "reason": reason,
             "message": message[:500],
             "attempts": attempts,
+            "log": log,
         }
     )
 

@@ -34,7 +34,7 @@ from .publish import Facts, publish, write_page
 from .report import PrepareReport, count_reasons, make_report
 from .sources.base import FileSource, Source, SourceAsset
 from .sources.licenses import parse_policy
-from .work import Work, near_accepted
+from .work import Work, with_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,8 @@ class _Run:
         if not self.share.whole:
             finished |= self.ledger.closed()
         if all(group.file in finished for group in plan.groups):
+            if self.config.duplicates != "keep":
+                finished = with_duplicates(self.ledger, finished)
             self._finish(finished)
         elif (now := self.ledger.load()) and now.finished:  # by another run, in this moment
             finished = now.ledgers
@@ -332,9 +334,8 @@ class _Run:
             version=self.renderer.version,
             settings=values["render"] | ({"look": values["look"]} if "look" in values else {}),
         )
-        near = {} if self.config.duplicates == "keep" else near_accepted(self.ledger, ledgers)
         facts = Facts(self._identity(), self.params, renderer, self.excluded)
-        publish(self.ledger, ledgers, near, facts)
+        publish(self.ledger, ledgers, facts)
         self.ledger.finish()
         write_page(self.ledger.place)
 

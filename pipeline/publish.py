@@ -56,18 +56,12 @@ class Facts:
     excluded: Mapping[str, int]
 
 
-def publish(
-    ledger: Ledger,
-    groups: Mapping[str, ShardLedger],
-    duplicates: Mapping[str, str],
-    facts: Facts,
-) -> DatasetInfo:
+def publish(ledger: Ledger, groups: Mapping[str, ShardLedger], facts: Facts) -> DatasetInfo:
     """Write the records of all assets, what people read, and then ``dataset.json``.
 
     Args:
         ledger: Of the dataset.
         groups: Every closed group by file.
-        duplicates: For accepted assets that are nearly the same as another one, its uid.
         facts: For the manifest.
 
     Raises:
@@ -75,7 +69,7 @@ def publish(
     """
     place = ledger.place
     ordered = {file: groups[file] for file in sorted(groups)}
-    records = [_named(r, duplicates) for group in ordered.values() for r in group.assets]
+    records = [record for group in ordered.values() for record in group.assets]
     index = encode_index(_index(ledger, ordered))
     shards = [group.shard for group in ordered.values() if group.shard is not None]
     same = dict(facts.identity)
@@ -120,12 +114,6 @@ def write_page(place: Place) -> None:
 def _name(place: Place) -> str:
     text = str(place)
     return text.rpartition("/")[2] if place.url else Path(text).resolve().name
-
-
-def _named(record: AssetRecord, duplicates: Mapping[str, str]) -> AssetRecord:
-    if record.status != "accepted" or record.duplicate_of == duplicates.get(record.uid):
-        return record
-    return record.model_copy(update={"duplicate_of": duplicates.get(record.uid)})
 
 
 def _count(shards: Sequence[ShardRecord], split: str) -> SplitCount:

@@ -217,15 +217,32 @@ def _lost_record(
     """The record of an asset that could not be fetched, or whose worker did not live to tell."""
     error = failure.error
     reason = error.reason if error else _REASON[failure.stage][failure.reason]
-    record = failed_record(outcome.job, config, reason, failure.message, outcome.attempts)
-    return record.model_copy(update={"stage": _STAGE[failure.stage], "log": failure.log or None})
+    return failed_record(
+        outcome.job,
+        config,
+        reason,
+        failure.message,
+        outcome.attempts,
+        failure.log or None,
+        _STAGE[failure.stage],
+    )
 
 
-def near_accepted(ledger: Ledger, ledgers: Mapping[str, ShardLedger]) -> dict[str, str]:
-    """For every accepted asset that is nearly the same as an earlier one by uid: that one."""
+def with_duplicates(ledger: Ledger, ledgers: Mapping[str, ShardLedger]) -> dict[str, ShardLedger]:
+    """The groups; every accepted asset names the earlier one that it is nearly the same as."""
     shapes = [r for one in ledgers.values() for r in one.assets if _is_shape(r)]
     found = _near([], shapes, functools.partial(_stored_points, ledger))
-    return {one.uid: one.of for one in found}
+    near = {one.uid: one.of for one in found}
+
+    def named(record: AssetRecord) -> AssetRecord:
+        if record.status != "accepted" or record.duplicate_of == near.get(record.uid):
+            return record
+        return record.model_copy(update={"duplicate_of": near.get(record.uid)})
+
+    return {
+        file: one.model_copy(update={"assets": tuple(map(named, one.assets))})
+        for file, one in ledgers.items()
+    }
 
 
 def _is_shape(record: AssetRecord) -> bool:

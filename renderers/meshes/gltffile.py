@@ -62,6 +62,22 @@ def open_gltf(path: Path) -> GltfFile:
     return GltfFile(header, path.parent, blob)
 
 
+def has_animation(path: Path) -> bool | None:
+    """Whether a file lists animations (3.11), by its header alone; None: there is no header."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(20)
+            binary = start[:4] == b"glTF" and len(start) == 20
+            length = struct.unpack_from("<I", start, 12)[0] if binary else -1
+            text = file.read(length) if binary else start + file.read()
+        if b'"animations"' not in text:  # saves parsing, for files that hold their buffers too
+            return False
+        header = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return isinstance(header, dict) and bool(header.get("animations"))
+
+
 def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
     """JSON and binary chunk of a GLB (4.4)."""
     if len(data) < 20:

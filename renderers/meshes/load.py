@@ -15,6 +15,7 @@ import numpy as np
 from ...errors import AssetError
 from . import Material, Mesh, concatenate, make_mesh
 from .gltf import read_gltf
+from .gltffile import has_animation
 from .obj import linear_colors, read_obj
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,17 @@ _READERS: dict[str, Callable[[Path], list[Mesh]]] = {
 }
 FORMATS = tuple(_READERS)
 """Suffixes that :func:`load_mesh` reads."""
+
+
+def is_animated(path: Path) -> bool | None:
+    """Whether a model file holds an animation; None: the format may hold one, and is not read.
+
+    Only the header of a glTF file is looked at.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".glb", ".gltf"):
+        return has_animation(path)
+    return False if suffix in _READERS else None
 
 
 def _clean(part: Mesh) -> Mesh:
