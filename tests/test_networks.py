@@ -10,6 +10,7 @@ from g3d.trainer.ema import averaged_copy, update_average
 from g3d.trainer.isosurface.grid import bcc_grid
 from g3d.trainer.networks.decoders import GeometryDecoder, TextureDecoder
 from g3d.trainer.networks.discriminator import Discriminator, DiscriminatorConfig, camera_code
+from g3d.trainer.networks.field import Lattices
 from g3d.trainer.networks.layers import Linear, lrelu, minibatch_stddev
 from g3d.trainer.networks.mapping import MappingNetwork
 from g3d.trainer.networks.modulated import ModulatedConv
@@ -108,9 +109,9 @@ def test_lattice_equals_points():
 
 def test_geometry_decoder_equals_evaluation_at_every_node():
     grid = bcc_grid(3)
-    decoder = GeometryDecoder(grid, 4, 8, 6)
+    decoder = GeometryDecoder(4, 8)
     planes = torch.randn(2, 3, 4, 6, 6)
-    sdf, offsets = decoder(planes)
+    sdf, offsets = decoder(planes, Lattices.of_tets(grid))
     points = torch.from_numpy(grid.vertices)[None].expand(2, -1, -1)
     expected = decoder.out(lrelu(sample_points(decoder.first(planes), points)))
     assert torch.allclose(sdf, expected[..., 0], atol=1e-5)

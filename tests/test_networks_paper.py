@@ -45,7 +45,7 @@ TETS, CUBES = Lattices.of_tets(GRID), Lattices.of_cubes(3)
 BUILD = {
     "shared": lambda: SharedNetwork(SHARED),
     "separate": lambda: SeparateNetwork(SEPARATE),
-    "compact": lambda: CompactNetwork(COMPACT, GRID),
+    "compact": lambda: CompactNetwork(COMPACT),
 }
 
 
@@ -223,18 +223,34 @@ def test_cube_weights_equal_the_joined_corners():
     assert torch.allclose(some, fast[:, 5:7], atol=1e-9)
 
 
-def test_only_the_shared_network_has_cube_weights():
-    for name in ("separate", "compact"):
+def test_cube_weights_are_refused_where_there_are_none():
+    corners = torch.rand(2, 5, 8, 3) * 2 - 1
+    for name, way_out in (("separate", "shared"), ("compact", "cube_weights: true")):
         net = BUILD[name]()
         codes = codes_of(net)
-        with pytest.raises(ValueError, match="shared"):
-            net.cube_weights(net.planes(codes), codes, CUBES)
+        with pytest.raises(ValueError, match=way_out):
+            net.cube_weights(net.planes(codes), codes, corners)
     net = SharedNetwork(SHARED.model_copy(update={"cube_weights": False}))
     codes = codes_of(net)
     features = net.planes(codes)
     assert net.geometry(features, codes, CUBES).weights is None
     with pytest.raises(ValueError, match="cube_weights"):
         net.cube_weights(features, codes, CUBES)
+
+
+def test_compact_weights_of_a_cube_come_from_its_corners():
+    net = CompactNetwork(COMPACT.model_copy(update={"cube_weights": True}))
+    codes = codes_of(net)
+    features = net.planes(codes)
+    corners = torch.rand(len(codes.geo), 5, 8, 3) * 2 - 1
+    found = net.cube_weights(features, codes, corners)
+    assert found.shape == (len(codes.geo), 5, 21)
+    assert found.abs().max() < 1  # near plain dual marching at the start
+    moved = corners.clone()
+    moved[:, 2] *= 0.5
+    again = net.cube_weights(features, codes, moved)
+    assert changed(found[:, 2], again[:, 2])
+    assert torch.allclose(found[:, [0, 1, 3, 4]], again[:, [0, 1, 3, 4]], atol=1e-6)
 
 
 def test_one_backward_pass_reaches_every_parameter(net):
@@ -276,9 +292,8 @@ def test_truncation_and_its_mean(net):
 def test_a_class_changes_the_codes(name):
     config = {"shared": SHARED, "separate": SEPARATE, "compact": COMPACT}[name]
     config = config.model_copy(update={"label_dim": 2})
-    args = (config, GRID) if name == "compact" else (config,)
     net = {"shared": SharedNetwork, "separate": SeparateNetwork, "compact": CompactNetwork}[name](
-        *args
+        config
     )
     z, label = torch.randn(1, 6).expand(2, -1), torch.eye(2)
     codes = net.map(z, z, label=label)

@@ -6,9 +6,8 @@ from typing import Literal
 
 import torch
 
-from ..isosurface.grid import TetGrid
 from .decoders import GeometryDecoder, TextureDecoder
-from .field import FieldValues, Where
+from .field import FieldValues, Lattices, Where
 from .mapping import Codes, LatentConfig, LatentNetwork
 from .synthesis import Planes, Synthesis, SynthesisConfig
 
@@ -25,22 +24,19 @@ class CompactConfig(LatentConfig):
     )
     hidden: int = 16
     """Width of the decoders."""
+    cube_weights: bool = False
+    """Weights of FlexiCubes."""
 
 
 class CompactNetwork(LatentNetwork):
-    """A :class:`~.field.FieldNetwork` without cube weights; ``planes`` gives ``Planes``.
+    """A :class:`~.field.FieldNetwork`; ``planes`` gives ``Planes``."""
 
-    Args:
-        config: Sizes.
-        grid: The grid whose nodes the geometry decoder keeps prepared.
-    """
-
-    def __init__(self, config: CompactConfig, grid: TetGrid) -> None:
+    def __init__(self, config: CompactConfig) -> None:
         super().__init__(config)
         self.config = config
         self.synthesis = Synthesis(config.synthesis, config.w_dim)
-        channels, resolution = config.synthesis.plane_channels, config.synthesis.resolution
-        self.decoder = GeometryDecoder(grid, channels, config.hidden, resolution)
+        channels = config.synthesis.plane_channels
+        self.decoder = GeometryDecoder(channels, config.hidden, cube_weights=config.cube_weights)
         self.texture = TextureDecoder(channels, config.hidden, config.w_dim)
         self.num_ws_geo = self.synthesis.num_ws_geo
         self.num_ws_tex = self.synthesis.num_ws_tex + 1  # the last row styles the texture decoder
@@ -51,23 +47,33 @@ class CompactNetwork(LatentNetwork):
 
     def geometry(self, features: Planes, codes: Codes, where: Where) -> FieldValues:
         """Signed distances and offsets."""
-        return FieldValues(*self.decoder.at(features.geometry, where))
+        return FieldValues(*self.decoder(features.geometry, where))
 
     def sdf(self, features: Planes, codes: Codes, where: Where) -> torch.Tensor:
         """Signed distances alone."""
-        return self.decoder.at(features.geometry, where)[0]
+        return self.decoder(features.geometry, where)[0]
 
     def offsets(self, features: Planes, codes: Codes, where: Where) -> torch.Tensor:
         """Offsets alone."""
-        return self.decoder.at(features.geometry, where)[1]
+        return self.decoder(features.geometry, where)[1]
 
     def cube_weights(self, features: Planes, codes: Codes, where: Where) -> torch.Tensor:
-        """It has none.
+        """FlexiCubes weights ``[B, K, 21]`` of the cubes with the corners ``[B, K, 8, 3]``.
 
         Raises:
-            ValueError: Always.
+            ValueError: The network was built without them, or is asked for a whole lattice.
         """
-        raise ValueError("the compact network has no FlexiCubes weights: use kind: shared")
+        if isinstance(where, Lattices):
+            raise ValueError(
+                "the compact network gives the weights of some cubes, by their corners"
+            )
+        return self.decoder.at_cubes(features.geometry, where)
+
+    def nodes(
+        self, features: Planes, codes: Codes, where: Where
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Signed distances and offsets in one pass."""
+        return self.decoder(features.geometry, where)
 
     def colors(self, features: Planes, codes: Codes, points: torch.Tensor) -> torch.Tensor:
         """Colours in [0, 1]."""

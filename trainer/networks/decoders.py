@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..isosurface.grid import TetGrid
-from .field import Lattices, Where, as_points
+from .field import CUBE_WEIGHTS, Lattices, Where, as_points
 from .layers import Conv2d, Linear, lrelu
-from .triplane import interpolation_matrix, sample_lattice, sample_points
+from .triplane import sample_lattice, sample_points
 
 
 class PlaneLayer(nn.Module):
@@ -33,38 +32,46 @@ class PlaneLayer(nn.Module):
 
 
 class GeometryDecoder(nn.Module):
-    """``planes -> (sdf [B, V], offsets [B, V, 3])`` on all nodes of a BCC grid.
+    """``planes -> (sdf [B, V], offsets [B, V, 3])`` wherever it is asked for.
 
     Both outputs are raw: the generator adds the initial shape and bounds the offsets.
 
     Args:
-        grid: The grid.
         channels: Of a plane.
         hidden: Width.
-        resolution: Of a plane (texels).
+        cube_weights: Also read weights of cubes from the hidden features at their corners.
     """
 
-    def __init__(self, grid: TetGrid, channels: int, hidden: int, resolution: int) -> None:
+    CUBE_SCALE = 0.1
+    """Of the weights of cubes, which start near those of plain dual marching."""
+
+    def __init__(self, channels: int, hidden: int, *, cube_weights: bool = False) -> None:
         super().__init__()
         self.first = PlaneLayer(channels, hidden)
         self.out = Linear(hidden, 4)
-        for name, axis in (("corner", grid.corner_axis), ("center", grid.center_axis)):
-            matrix = interpolation_matrix(torch.from_numpy(axis), resolution).float()
-            self.register_buffer(name, matrix, persistent=False)
-        self.corner: torch.Tensor
-        self.center: torch.Tensor
+        self.cubes = (
+            Linear(8 * hidden, CUBE_WEIGHTS, gain=self.CUBE_SCALE) if cube_weights else None
+        )
 
-    def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluate the field on the two sub-lattices of the grid."""
-        return self._values(self.first(planes), [self.corner, self.center])
-
-    def at(self, planes: torch.Tensor, where: Where) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluate the field anywhere: ``(sdf [B, V], offsets [B, V, 3])``."""
+    def forward(self, planes: torch.Tensor, where: Where) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluate the field: ``(sdf [B, V], offsets [B, V, 3])``."""
         hidden = self.first(planes)
         if isinstance(where, Lattices):
             return self._values(hidden, where.matrices(planes.shape[-1], planes))
         raw = self.out(lrelu(sample_points(hidden, as_points(where, planes))))
         return raw[..., 0], raw[..., 1:]
+
+    def at_cubes(self, planes: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
+        """Raw weights ``[B, K, 21]`` of the cubes with the corners ``[B, K, 8, 3]``.
+
+        Raises:
+            ValueError: The decoder was built without them.
+        """
+        if self.cubes is None:
+            raise ValueError("this network has no FlexiCubes weights: set cube_weights: true")
+        corners = corners.to(planes.device, planes.dtype).expand(len(planes), -1, -1, -1)
+        features = lrelu(sample_points(self.first(planes), corners.flatten(1, 2)))
+        return self.cubes(features.reshape(*corners.shape[:2], -1))
 
     def _values(
         self, hidden: torch.Tensor, matrices: Sequence[torch.Tensor]

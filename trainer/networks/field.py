@@ -122,6 +122,9 @@ class FieldNetwork(Protocol):
     def geometry(self, features: Any, codes: Codes, where: Where) -> FieldValues:
         """All that the isosurface needs at the nodes; weights on one lattice of cubes only."""
 
+    def nodes(self, features: Any, codes: Codes, where: Where) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw signed distances ``[B, V]`` and offsets ``[B, V, 3]``."""
+
     def sdf(self, features: Any, codes: Codes, where: Where) -> torch.Tensor:
         """Raw signed distances alone ``[B, V]``."""
 

@@ -100,6 +100,12 @@ class SeparateNetwork(LatentNetwork):
         """Distances and offsets."""
         return FieldValues(self.sdf(features, codes, where), self.offsets(features, codes, where))
 
+    def nodes(
+        self, features: Volumes, codes: Codes, where: Where
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances ``[B, V]`` and offsets ``[B, V, 3]``."""
+        return self.sdf(features, codes, where), self.offsets(features, codes, where)
+
     def sdf(self, features: Volumes, codes: Codes, where: Where) -> torch.Tensor:
         """Signed distances alone ``[B, V]``."""
         return self._evaluate(self.sdf_mlp, features.sdf, codes, where)[:, 0]

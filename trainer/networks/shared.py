@@ -77,6 +77,12 @@ class SharedNetwork(LatentNetwork):
             self.sdf(features, codes, where), self.offsets(features, codes, where), weights
         )
 
+    def nodes(
+        self, features: Planes, codes: Codes, where: Where
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances ``[B, V]`` and offsets ``[B, V, 3]``."""
+        return self.sdf(features, codes, where), self.offsets(features, codes, where)
+
     def sdf(self, features: Planes, codes: Codes, where: Where) -> torch.Tensor:
         """Signed distances alone ``[B, V]``."""
         return self.sdf_mlp.evaluate(features.geometry, self._geo_rows(codes), where)[:, 0]

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ...config import Config
-from ..isosurface.grid import bcc_grid
 from .compact import CompactConfig, CompactNetwork
 from .conditioning import CAMERA_CODES, CAMERA_DIM
 from .discriminator import Discriminator, DiscriminatorConfig
@@ -122,7 +121,7 @@ def _(config: SeparateConfig, batch: int, size: int, where: Lattices | None = No
 
 @activation_bytes.register
 def _(config: CompactConfig, batch: int, size: int, where: Lattices | None = None) -> int:
-    net = CompactNetwork(config, bcc_grid(2)).to("meta")
+    net = CompactNetwork(config).to("meta")
     return _field_bytes(net, config.z_dim, config.label_dim, batch, size, where)
 
 
