@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from g3d.errors import ConfigError
 from g3d.manifests.records import Get3dPrior
 from g3d.renderers.cameras import orbit, sample_cameras
-from g3d.trainer.config import preset_config
+from g3d.trainer.config import TrainConfig, preset_config
+from g3d.trainer.get3d.asset import GET3DAsset
 from g3d.trainer.get3d.generator import Generator
 from g3d.trainer.get3d.losses import ADVERSARIAL, gradient_penalty, sdf_sign_loss
 from g3d.trainer.get3d.render import render
@@ -213,16 +215,18 @@ def test_random_backgrounds_are_drawn_for_every_image():
 def test_field_is_never_empty_and_always_closed():
     generator = Generator(preset_config("smoke").get3d.generator, 0.7)
     with torch.no_grad():
-        generator.geometry.out.bias.fill_(-50.0)  # everything outside
-    w_geo, w_tex = generator.map(torch.randn(3, 8), torch.randn(3, 8))
-    geometry = generator.field(generator.planes(w_geo, w_tex))
+        generator.network.decoder.out.bias.fill_(-50.0)  # everything outside
+    codes = generator.map(torch.randn(3, 8), torch.randn(3, 8))
+    geometry = generator.field(generator.planes(codes), codes)
     assert geometry.empty.all()
     assert (geometry.sdf.amax(dim=1) > 0).all()
-    assert (geometry.sdf[:, generator.hull] < 0).all()
+    assert (geometry.sdf[:, generator.surface.hull] < 0).all()
     meshes = generator.meshes(geometry)
     assert (meshes.face_ranges[:, 1] > 0).all()
     assert meshes.vertices.abs().max() <= generator.half_side * 1.2
-    (gradient,) = torch.autograd.grad(meshes.vertices.square().sum(), generator.geometry.out.weight)
+    (gradient,) = torch.autograd.grad(
+        meshes.vertices.square().sum(), generator.network.decoder.out.weight
+    )
     assert gradient.isfinite().all()
 
 
@@ -277,9 +281,7 @@ def test_samples_are_functions_of_the_seed():
 def test_truncation_brings_samples_together():
     method = smoke_method()
     for _ in range(200):
-        w_geo, w_tex = method.generator.map(torch.randn(32, 8), torch.randn(32, 8))
-        method.generator.mapping_geo.track(w_geo[:, 0])
-        method.generator.mapping_tex.track(w_tex[:, 0])
+        method.generator.track(method.generator.map(torch.randn(32, 8), torch.randn(32, 8)))
     point = np.zeros((1, 3), np.float32)
     spread = [
         np.std([method.sample(method.generator, s, psi).color(point) for s in range(8)])
@@ -289,16 +291,17 @@ def test_truncation_brings_samples_together():
 
 
 def mirrored_generator():
-    config = preset_config("smoke").get3d.generator.model_copy(update={"mirror": True})
-    return Generator(config, 0.7)
+    config = preset_config("smoke").get3d.generator
+    surface = config.surface.model_copy(update={"mirror": True})
+    return Generator(config.model_copy(update={"surface": surface}), 0.7)
 
 
 def test_mirrored_shapes_are_symmetric_in_field_and_offset_and_free_in_colour():
     generator = mirrored_generator()
-    w_geo, w_tex = generator.map(torch.randn(2, 8), torch.randn(2, 8))
-    planes = generator.planes(w_geo, w_tex)
-    geometry = generator.field(planes)
-    nodes = generator.grid.vertices
+    codes = generator.map(torch.randn(2, 8), torch.randn(2, 8))
+    planes = generator.planes(codes)
+    geometry = generator.field(planes, codes)
+    nodes = generator.surface.grid.vertices
     rows = {tuple(np.round(p, 5) + 0.0): i for i, p in enumerate(nodes)}
     flip = torch.tensor([rows[(-p[0] + 0.0, p[1], p[2])] for p in rows])
     assert torch.allclose(geometry.sdf, geometry.sdf[:, flip], atol=1e-5)
@@ -306,18 +309,19 @@ def test_mirrored_shapes_are_symmetric_in_field_and_offset_and_free_in_colour():
     assert torch.allclose(geometry.offsets, mirrored, atol=1e-5)
     points = torch.rand(2, 20, 3) * 0.6 - 0.3
     opposite = points * torch.tensor([-1.0, 1.0, 1.0])
-    colors = generator.colors(planes, points, w_tex)
-    assert not torch.allclose(colors, generator.colors(planes, opposite, w_tex), atol=1e-3)
+    colors = generator.colors(planes, codes, points)
+    assert not torch.allclose(colors, generator.colors(planes, codes, opposite), atol=1e-3)
     free = Generator(preset_config("smoke").get3d.generator, 0.7)
-    field = free.field(free.planes(*free.map(torch.randn(2, 8), torch.randn(2, 8)))).sdf
+    codes = free.map(torch.randn(2, 8), torch.randn(2, 8))
+    field = free.field(free.planes(codes), codes).sdf
     assert not torch.allclose(field, field[:, flip], atol=1e-2)
 
 
 @pytest.mark.parametrize(("share", "mirrored"), [(1.0, True), (0.5, False)])
 def test_mirror_left_open_is_decided_by_the_dataset(share, mirrored):
-    config = preset_config("smoke", get3d={"generator": {"mirror": None}})
+    config = preset_config("smoke", get3d={"generator": {"surface": {"mirror": None}}})
     context = CONTEXT.model_copy(update={"mirror_share": share})
-    assert build_method(config, context).generator.config.mirror is mirrored
+    assert build_method(config, context).generator.config.surface.mirror is mirrored
 
 
 def test_neighbours_of_one_view_serve_all():
@@ -330,3 +334,107 @@ def test_neighbours_of_one_view_serve_all():
     _, triangles, _ = _to_clip(meshes, matrices)
     expected = ops.build_topology(triangles).opposite
     assert torch.equal(_topology(meshes, 3).opposite, expected)
+
+
+SMALL = {"resolution": 16, "channel_base": 128, "channel_max": 16, "plane_channels": 4}
+NETWORKS = {
+    "compact": {"kind": "compact", "cube_weights": True},
+    "shared": {"kind": "shared", "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "hidden": 8,
+               "features": 4, "cube_weights": True, "synthesis": SMALL},
+    "separate": {"kind": "separate", "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "hidden": 8,
+                 "volume_hidden": 8, "features": 4, "synthesis": SMALL,
+                 "volume": {"resolution": 8, "channel_base": 32, "channel_max": 8}},
+}  # fmt: skip
+
+
+def small_method(network, surface=None, discriminator=None, context=CONTEXT):
+    base = preset_config("smoke").model_dump()["get3d"]
+    inner = NETWORKS[network]
+    if inner["kind"] == base["generator"]["network"]["kind"]:
+        inner = base["generator"]["network"] | inner
+    outer = {"network": inner, "surface": base["generator"]["surface"] | (surface or {})}
+    get3d = base | {"generator": outer} | (discriminator or {})
+    config = TrainConfig.model_validate(preset_config("smoke").model_dump() | {"get3d": get3d})
+    return build_method(config, context)
+
+
+@pytest.mark.parametrize(
+    ("network", "extractor"),
+    [("compact", "flexicubes"), ("shared", "dmtet"), ("shared", "flexicubes"),
+     ("separate", "dmtet")],
+)  # fmt: skip
+def test_every_network_and_extractor_takes_a_step(network, extractor):
+    method = small_method(network, {"extractor": extractor})
+    batch = smoke_batch()
+    before = [p.detach().clone() for p in method.generator.parameters()]
+    for phase in method.phases():
+        phase.optimizer.zero_grad(set_to_none=True)
+        loss, logs = phase.loss(batch, 0)
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in phase.parameters)
+        phase.optimizer.step()
+    after = list(method.generator.parameters())
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert sum(moved) > 0.8 * len(moved)
+    assert ("loss/deviation" in logs) == (extractor == "flexicubes")
+    asset = method.sample(method.generator, 3, 0.7)
+    mesh = asset.to_mesh()
+    assert is_closed(mesh.faces)
+    assert asset.color(mesh.vertices[:10]).shape == (10, 3)
+
+
+def is_closed(faces):
+    """Every edge is in two triangles, once each way."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    there = {tuple(edge) for edge in edges.tolist()}
+    return len(there) == len(edges) and all((b, a) in there for a, b in there)
+
+
+def test_mirrored_flexicubes_are_symmetric():
+    method = small_method("shared", {"extractor": "flexicubes", "mirror": True})
+    with torch.no_grad():  # weights far from one, so that they count
+        for weight in method.generator.network.cube_mlp.parameters():
+            weight.mul_(3.0)
+    vertices = method.sample(method.generator, 0, 1.0).to_mesh().vertices
+    flipped = vertices * np.array([-1, 1, 1], np.float32)
+    order = [v[np.lexsort(np.round(v, 4).T)] for v in (vertices, flipped)]
+    np.testing.assert_allclose(order[0], order[1], atol=2e-4)
+
+
+@pytest.mark.parametrize("initial", ["ellipsoid", "box", "none"])
+def test_training_starts_from_the_shape_that_is_asked_for(initial):
+    method = small_method("compact", {"initial": initial, "gain": 0.0, "resolution": 12})
+    mesh = method.sample(method.generator, 0, 1.0).to_mesh()
+    size = np.ptp(mesh.vertices, axis=0) / CONTEXT.extent
+    expected = {"ellipsoid": [0.72, 0.9, 0.72], "box": [0.576, 0.72, 0.576]}
+    if initial in expected:
+        np.testing.assert_allclose(size, expected[initial], rtol=0.08)
+    else:
+        assert method._fakes_of(smoke_batch(), 0).figures["empty"] == 0  # zero is no sign
+
+
+@pytest.mark.parametrize(
+    ("network", "surface", "message"),
+    [("separate", {"mirror": True}, "mirror"), ("separate", {"extractor": "flexicubes"}, "cube")],
+)
+def test_what_does_not_go_together_is_refused(network, surface, message):
+    with pytest.raises(ConfigError, match=message):
+        small_method(network, surface)
+
+
+def test_stylegan_trunks_judge_too():
+    trunk = {"kind": "stylegan2", "channel_base": 64, "channel_max": 8, "camera": "periodic"}
+    method = small_method("compact", discriminator={"discriminator": trunk})
+    batch = smoke_batch()
+    for phase in method.phases():
+        loss, _ = phase.loss(batch, 0)
+        loss.backward()
+        assert torch.isfinite(loss)
+
+
+def test_classes_make_different_assets():
+    context = CONTEXT.model_copy(update={"labels": ("chair", "mug")})
+    generator = small_method("compact", context=context).generator
+    meshes = [GET3DAsset(generator, 1, 1.0, label).to_mesh().vertices for label in (0, 1, 0)]
+    assert np.array_equal(meshes[0], meshes[2])
+    assert meshes[0].shape != meshes[1].shape or not np.allclose(meshes[0], meshes[1])

@@ -139,9 +139,9 @@ def test_same_seed_gives_the_same_weights(finished, dataset, tmp_path):
     assert_same(weights(finished), weights(tmp_path / "again"))
     other = preset_config("smoke", run={"seed": 1})
     train(other, dataset, tmp_path / "other")
-    a = weights(finished)["nets"]["generator"]["synthesis.constant"]
+    a = weights(finished)["nets"]["generator"]["network.synthesis.constant"]
     assert not torch.equal(
-        a, weights(tmp_path / "other")["nets"]["generator"]["synthesis.constant"]
+        a, weights(tmp_path / "other")["nets"]["generator"]["network.synthesis.constant"]
     )
 
 

@@ -32,6 +32,10 @@ class DataContext(Config):
     camera: AnyCameraPrior
     mirror_share: float = 0.0
     """Share of the training shapes that are symmetric about the plane x = 0."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, for training on several at once; none = no classes."""
+    label_shares: tuple[float, ...] = ()
+    """Share of each class among the training views; none = all the same."""
 
     @property
     def symmetric(self) -> bool:
@@ -63,6 +67,9 @@ class Batch:
         azimuth: float32 ``[N]`` (radians, any turn).
         elevation: float32 ``[N]`` (radians).
         rng: Seeded by run, step and rank; every draw of the step comes from it.
+        normal: float32 ``[N, 3, H, W]``, world space, unit length where alpha is not 0 and 0
+            elsewhere; None = the dataset has none.
+        label: int64 ``[N]``, rows of ``DataContext.labels``; None = no classes.
     """
 
     rgb: torch.Tensor
@@ -70,6 +77,8 @@ class Batch:
     azimuth: torch.Tensor
     elevation: torch.Tensor
     rng: np.random.Generator
+    normal: torch.Tensor | None = None
+    label: torch.Tensor | None = None
 
 
 Logs = dict[str, torch.Tensor]

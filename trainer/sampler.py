@@ -17,7 +17,14 @@ def build_method(config: TrainConfig, context: DataContext) -> Method:
     """The method of a config, with freshly drawn weights (seeded by the run)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        return GET3D(config.get3d, context, config.data.size, config.data.background)
+        return GET3D(
+            config.get3d,
+            context,
+            config.data.size,
+            config.data.background,
+            batch=config.run.batch,
+            kimg=config.run.kimg,
+        )
 
 
 class SnapshotSampler:

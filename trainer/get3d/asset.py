@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from ...config import seed_for
 from ...renderers.cameras import Camera
 from ...renderers.meshes import Mesh
 from ..isosurface.marching import MeshBatch
-from ..networks.synthesis import Planes
+from ..networks.mapping import Codes
 from .generator import Generator
 from .render import render
 
 
 class _State(NamedTuple):
-    planes: Planes
-    w_tex: torch.Tensor
+    planes: Any
+    codes: Codes
     meshes: MeshBatch
 
 
@@ -28,20 +28,31 @@ class GET3DAsset:
 
     CHUNK = 65536  # texture queries at once
 
-    def __init__(self, generator: Generator, seed: int, psi: float) -> None:
-        self.seed, self.psi = seed, psi
+    def __init__(
+        self, generator: Generator, seed: int, psi: float, label: int | None = None
+    ) -> None:
+        self.seed, self.psi, self.label = seed, psi, label
         self._generator = generator
 
     @cached_property
     def _state(self) -> _State:
         g = self._generator
         rng = np.random.default_rng(seed_for("latent", self.seed))
-        z = rng.standard_normal((2, 1, g.config.z_dim), dtype=np.float32)
+        z = rng.standard_normal((2, 1, g.config.network.z_dim), dtype=np.float32)
         with torch.no_grad():
-            z_geo, z_tex = torch.from_numpy(z).to(g.base.device).unbind(0)
-            w_geo, w_tex = g.map(z_geo, z_tex, self.psi)
-            planes = g.planes(w_geo, w_tex)
-            return _State(planes, w_tex, g.meshes(g.field(planes)))
+            z_geo, z_tex = torch.from_numpy(z).to(g.device).unbind(0)
+            codes = g.map(z_geo, z_tex, self.psi, self._label())
+            planes = g.planes(codes)
+            return _State(planes, codes, g.meshes(g.field(planes, codes)))
+
+    def _label(self) -> torch.Tensor | None:
+        """The class ``[1, classes]`` of the asset, where the generator has classes."""
+        classes = self._generator.config.network.label_dim
+        if not classes:
+            return None
+        rng = np.random.default_rng(seed_for("label", self.seed))
+        index = int(rng.integers(classes)) if self.label is None else self.label
+        return torch.eye(classes, device=self._generator.device)[index][None]
 
     def to_mesh(self) -> Mesh:
         """The surface, world units."""
@@ -51,7 +62,7 @@ class GET3DAsset:
     @torch.no_grad()
     def color(self, points: np.ndarray) -> np.ndarray:
         """The texture field at ``points [P, 3]``: sRGB in [0, 1]."""
-        device = self._generator.base.device
+        device = self._generator.device
         parts = [
             self._query(
                 torch.from_numpy(np.ascontiguousarray(chunk, dtype=np.float32)).to(device)[None]
@@ -64,7 +75,7 @@ class GET3DAsset:
     def render(self, cameras: Camera, size: int) -> np.ndarray:
         """uint8 ``[N, size, size, 4]``, straight alpha."""
         matrices = torch.from_numpy(cameras.world_to_clip()).float()[:, None]
-        device = self._generator.base.device
+        device = self._generator.device
         images = render(
             self._state.meshes,
             matrices.to(device),
@@ -77,4 +88,5 @@ class GET3DAsset:
         return (rgba * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def _query(self, points: torch.Tensor) -> torch.Tensor:
-        return self._generator.colors(self._state.planes, points, self._state.w_tex)
+        state = self._state
+        return self._generator.colors(state.planes, state.codes, points)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import LossConfig
+    from .generator import Generator
+    from .surface import Geometry
 
 
 class Objective(NamedTuple):
@@ -46,8 +53,10 @@ ADVERSARIAL = {
 }
 """``non_saturating``: logistic, ``-log sigmoid(D(real)) - log(1 - sigmoid(D(fake)))`` against
 ``-log sigmoid(D(fake))`` (Goodfellow et al. 2014). ``relativistic``: each fake is judged beside a
-real image, ``-log sigmoid(D(real) - D(fake))`` (Jolicoeur-Martineau 2019; Huang et al. 2024, R3GAN,
-where it goes with R1 and R2)."""
+real image, ``-log sigmoid(D(real) - D(fake))`` against ``-log sigmoid(D(fake) - D(real))``
+(Jolicoeur-Martineau 2019; Huang et al. 2024, R3GAN, where it goes with R1 and R2, each times
+gamma / 2). Row i of the fakes goes with row i of the reals; both are drawn independently, cameras
+included, so any pairing has the same expectation."""
 
 
 def gradient_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -79,3 +88,43 @@ def sdf_sign_loss(sdf: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(
         a, (b > 0).float()
     ) + F.binary_cross_entropy_with_logits(b, (a > 0).float())
+
+
+def empty_shape_loss(sdf: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """Mean ``|sdf|`` over the samples without a surface, 0 if all have one (GET3D, section 3.1.1).
+
+    Args:
+        sdf: ``[B, V]``, the field before it is made to have a surface.
+        empty: bool ``[B]``.
+    """
+    count = empty.sum().clamp(min=1)
+    return (sdf.abs().mean(dim=1) * empty).sum() / count
+
+
+class Term(NamedTuple):
+    """A part of the generator's loss."""
+
+    weight: float
+    value: torch.Tensor
+
+
+def geometry_terms(config: LossConfig, geometry: Geometry, generator: Generator) -> dict[str, Term]:
+    """What the generator's loss adds to the judgement of the images, by name.
+
+    Raises:
+        ConfigError: The geometry carries a regulariser that has no weight in the config.
+    """
+    edges = generator.surface.edges
+    terms = {"sdf": Term(config.sdf_weight, sdf_sign_loss(geometry.sdf, edges))}
+    if config.empty_weight:
+        raw = (geometry.sdf - geometry.shift[:, None])[:, ~generator.surface.hull]
+        terms["empty_shape"] = Term(config.empty_weight, empty_shape_loss(raw, geometry.empty))
+    weights = config.regularisers.model_dump()
+    for name, value in geometry.regularisers.items():
+        if name not in weights:
+            raise ConfigError(
+                f"the extractor's regulariser {name!r} has no weight",
+                hint=f"get3d.loss.regularisers has {', '.join(weights)}",
+            )
+        terms[name] = Term(weights[name], value)
+    return terms

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,51 +12,88 @@ import torch
 from torch import nn
 
 from ...renderers.cameras import sample_cameras
+from ..isosurface.marching import MeshBatch
 from ..method import Background, Batch, DataContext, Logs, Phase, draw_background
-from ..networks.discriminator import Discriminator, camera_code
+from ..networks.discriminator import Discriminator, DiscriminatorConfig
+from ..networks.mapping import Codes, mix_codes
+from ..networks.trunk import Trunk, TrunkConfig
 from .asset import GET3DAsset
+from .augment import Augment
 from .config import GET3DConfig
 from .generator import Generator, GeneratorConfig
-from .losses import ADVERSARIAL, gradient_penalty, sdf_sign_loss
+from .health import field_figures, logit_figures, mean_pieces
+from .judged import Judged, draw_cutoff, draw_labels, real_views
+from .losses import ADVERSARIAL, Term, geometry_terms
+from .penalty import gammas, penalty
 from .render import render
+
+CHANNELS = {"rgb": 3, "mask": 1, "normal": 3}
+DISCRIMINATORS: dict[type, Callable[..., nn.Module]] = {
+    DiscriminatorConfig: Discriminator,
+    TrunkConfig: Trunk,
+}
 
 
 class Fakes(NamedTuple):
-    """Generated views of one step, inputs of the discriminators (scaled to [-1, 1])."""
+    """Generated views of one step.
 
-    rgb: torch.Tensor
-    mask: torch.Tensor
-    camera: torch.Tensor
-    sdf_loss: torch.Tensor
-    empty: torch.Tensor
+    Attributes:
+        views: What is judged.
+        terms: Losses of the geometry itself.
+        figures: For the log.
+        meshes: One for each shape.
+    """
+
+    views: Judged
+    terms: dict[str, Term]
+    figures: Logs
+    meshes: MeshBatch
 
 
 class GET3D:
-    """Two codes, one mesh, two discriminators (Gao et al., NeurIPS 2022).
+    """Two codes, one mesh, two discriminators (Gao et al., NeurIPS 2022), or three with normals.
 
     Args:
         config: The method's part of the run's config.
         context: What it must know of the dataset.
         size: Side of the training images (pixels).
         background: Behind the objects: a grey in [0, 1], or a random colour for every image.
+        batch: Images of a step, over all workers; sets `auto` R1 and the pace of augmentation.
+        kimg: Length of the run; sets the pace of a schedule of R1.
     """
 
     needs: Literal["views"] = "views"
 
     def __init__(
-        self, config: GET3DConfig, context: DataContext, size: int, background: Background
+        self,
+        config: GET3DConfig,
+        context: DataContext,
+        size: int,
+        background: Background,
+        *,
+        batch: int = 32,
+        kimg: float = 6000.0,
     ) -> None:
         self.config, self.context = config, context
         self.size, self.background = size, background
+        self.batch, self.kimg = batch, kimg
         self.generator = Generator(_decided(config.generator, context), context.extent)
-        self.d_rgb = Discriminator(config.discriminator, 3, size)
-        self.d_mask = Discriminator(config.discriminator, 1, size)
+        kinds = ["rgb", "mask", "normal"] if config.normals else ["rgb", "mask"]
+        build, classes = DISCRIMINATORS[type(config.discriminator)], len(context.labels)
+        self.discriminators: dict[str, nn.Module] = {
+            kind: build(config.discriminator, CHANNELS[kind], size, classes) for kind in kinds
+        }
+        self.augment: Augment | None = None
+        if config.augment.mode != "off":
+            self.augment = Augment(config.augment, kinds, batch)
         self.adversarial = ADVERSARIAL[config.loss.adversarial]
         self._fakes: tuple[int, Fakes] | None = None
 
     def nets(self) -> dict[str, nn.Module]:
-        """The three networks."""
-        return {"generator": self.generator, "d_rgb": self.d_rgb, "d_mask": self.d_mask}
+        """The networks, and the state of the augmentation if there is one."""
+        nets: dict[str, nn.Module] = {"generator": self.generator}
+        nets |= {f"d_{kind}": net for kind, net in self.discriminators.items()}
+        return nets if self.augment is None else nets | {"augment": self.augment}
 
     def phases(self) -> list[Phase]:
         """Discriminators, their lazy R1, generator.
@@ -65,7 +103,7 @@ class GET3D:
         """
         optim, every = self.config.optim, self.config.loss.r1_every
         g_params = list(self.generator.parameters())
-        d_params = [*self.d_rgb.parameters(), *self.d_mask.parameters()]
+        d_params = [p for net in self.discriminators.values() for p in net.parameters()]
         g_adam = torch.optim.Adam(
             g_params, lr=optim.lr, betas=optim.betas, eps=optim.eps, foreach=True
         )
@@ -91,37 +129,58 @@ class GET3D:
     def _generate(self, batch: Batch) -> Fakes:
         views = self.config.render.views
         shapes = len(batch.rgb) // views
-        z = batch.rng.standard_normal((2, shapes, self.config.generator.z_dim), dtype=np.float32)
+        width = self.config.generator.network.z_dim
+        z = batch.rng.standard_normal((2, shapes, width), dtype=np.float32)
         cameras = sample_cameras(self.context.camera, views * shapes, batch.rng)
         device = batch.rgb.device
-        z_geo, z_tex = torch.from_numpy(z).to(device).unbind(0)
+        label = draw_labels(self.context, shapes, batch.rng, device)
         g = self.generator
-        w_geo, w_tex = g.map(z_geo, z_tex)
-        g.mapping_geo.track(w_geo[:, 0])
-        g.mapping_tex.track(w_tex[:, 0])
-        planes = g.planes(w_geo, w_tex)
-        geometry = g.field(planes)
+        codes = self._styles(torch.from_numpy(z).to(device), label, batch.rng)
+        planes = g.planes(codes)
+        geometry = g.field(planes, codes)
+        meshes = g.meshes(geometry)
         matrices = torch.from_numpy(cameras.world_to_clip()).float().to(device)
+        drawing = self.config.render
         images = render(
-            g.meshes(geometry),
+            meshes,
             matrices.reshape(views, shapes, 4, 4),
-            lambda points: g.colors(planes, points, w_tex),
+            lambda points: g.colors(planes, codes, points),
             self.size,
-            supersample=self.config.render.supersample,
-            color_samples=self.config.render.color_samples,
-            position_gradient=self.config.render.position_gradient,
+            supersample=drawing.supersample,
+            color_samples=drawing.color_samples,
+            position_gradient=drawing.position_gradient,
+            normals=self.config.normals,
         )
-        rgb = images.over(
-            draw_background(self.background, len(images.rgb), batch.rng, device),
-            self.config.render.matte,
+        background = draw_background(self.background, len(images.rgb), batch.rng, device)
+        seen = {
+            "rgb": images.over(background, drawing.matte) * 2 - 1,
+            "mask": images.alpha * 2 - 1,
+        }
+        if self.config.normals:
+            seen["normal"] = images.normals(drawing.matte)
+        judged = Judged(
+            seen,
+            torch.from_numpy(cameras.azimuth).float().to(device),
+            torch.from_numpy(cameras.elevation).float().to(device),
+            None if label is None else label.repeat(views, 1),  # images come view by view
+            background * 2 - 1,
         )
-        return Fakes(
-            rgb * 2 - 1,
-            images.alpha * 2 - 1,
-            _code(cameras.azimuth, cameras.elevation, device),
-            sdf_sign_loss(geometry.sdf, g.marching.edges),
-            geometry.empty,
-        )
+        terms = geometry_terms(self.config.loss, geometry, g)
+        return Fakes(judged, terms, field_figures(geometry.sdf, geometry.empty), meshes)
+
+    def _styles(
+        self, z: torch.Tensor, label: torch.Tensor | None, rng: np.random.Generator
+    ) -> Codes:
+        """Rows of w of codes ``z [2, B, z_dim]``, mixed with those of others if that is on."""
+        g = self.generator
+        codes = g.map(z[0], z[1], label=label)
+        g.track(codes, label)
+        share = self.config.style_mixing
+        if not share:
+            return codes
+        cut_geo, cut_tex = (draw_cutoff(w.shape[1], share, rng) for w in codes)
+        other = torch.from_numpy(rng.standard_normal(tuple(z.shape), dtype=np.float32)).to(z.device)
+        return mix_codes(codes, g.map(other[0], other[1], label=label), cut_geo, cut_tex)
 
     def _fakes_of(self, batch: Batch, step: int) -> Fakes:
         """One forward pass serves both players: the weights do not change in between."""
@@ -129,78 +188,113 @@ class GET3D:
             self._fakes = (step, self._generate(batch))
         return self._fakes[1]
 
-    def _logits(
-        self, rgb: torch.Tensor, mask: torch.Tensor, camera: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        bf16 = self.config.bf16_discriminator
-        with torch.autocast(rgb.device.type, torch.bfloat16, enabled=bf16):
-            return self.d_rgb(rgb, camera).float(), self.d_mask(mask, camera).float()
+    def _real(self, batch: Batch) -> Judged:
+        return real_views(batch, self.context, self.background, normals=self.config.normals)
+
+    def _augmented(self, views: Judged, batch: Batch) -> Judged:
+        """As the discriminators see them, by a new drawing."""
+        if self.augment is None:
+            return views
+        return views.augmented(self.augment.draw(len(views.azimuth), self.size, batch.rng))
+
+    def _logits(self, *views: Judged) -> list[dict[str, torch.Tensor]]:
+        """Logits ``[N]`` by kind for each of several sets of as many views, from one pass.
+
+        Sets follow each other: groups of the minibatch deviation never mix real and fake.
+        """
+        codes, conditions = zip(*(v.condition() for v in views), strict=True)
+        code = torch.cat(codes)
+        labels = {k: torch.cat([c[k] for c in conditions]) for k in conditions[0]}
+        out: list[dict[str, torch.Tensor]] = [{} for _ in views]
+        for kind, net in self.discriminators.items():
+            images = torch.cat([v.images[kind] for v in views])
+            bf16 = self.config.bf16_discriminator
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+                logits = net(images, code, **labels).float()
+            for found, part in zip(out, logits.chunk(len(views)), strict=True):
+                found[kind] = part
+        return out
 
     def _d_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, Logs]:
-        fakes = self._fakes_of(batch, step)
-        # One pass over both halves: groups of the minibatch deviation never mix real and fake.
-        rgb = torch.cat([batch.rgb * 2 - 1, fakes.rgb.detach()])
-        mask = torch.cat([batch.alpha * 2 - 1, fakes.mask.detach()])
-        logits = self._logits(rgb, mask, torch.cat([_real_code(batch), fakes.camera]))
-        (real_rgb, fake_rgb), (real_mask, fake_mask) = (x.chunk(2) for x in logits)
-        d_loss = self.adversarial.discriminator
-        loss = d_loss(real_rgb, fake_rgb) + d_loss(real_mask, fake_mask)
-        return loss, {
-            "loss/d": loss,
-            "logits/real_rgb": real_rgb.mean(),
-            "logits/fake_rgb": fake_rgb.mean(),
-            "logits/real_mask": real_mask.mean(),
-            "logits/fake_mask": fake_mask.mean(),
-        }
+        logs = {} if self.augment is None else self.augment.adapt(step)
+        fakes = self._fakes_of(batch, step).views.detach()
+        pairs = self.adversarial.pairs
+        real, fake = self._logits(
+            self._augmented(self._real(batch), batch), self._augmented(fakes, batch)
+        )
+        losses = [self.adversarial.discriminator(real[k], fake[k]) for k in self.discriminators]
+        loss = torch.stack(losses).sum()
+        for kind in self.discriminators:
+            logs |= logit_figures(kind, real[kind], fake[kind], pairs=pairs)
+        if self.augment is not None:
+            self.augment.observe({k: real[k] - fake[k] if pairs else real[k] for k in real})
+        return loss, {"loss/d": loss, **logs}
 
     def _r1_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, Logs]:
-        loss = self.config.loss
-        gamma_mask = loss.r1_gamma if loss.r1_gamma_mask is None else loss.r1_gamma_mask
-        parts = [
-            ("r1/rgb", self.d_rgb, batch.rgb * 2 - 1, _real_code(batch), loss.r1_gamma),
-            ("r1/mask", self.d_mask, batch.alpha * 2 - 1, _real_code(batch), gamma_mask),
-        ]
-        if loss.r2:
-            fakes = self._fakes_of(batch, step)
-            parts += [
-                ("r2/rgb", self.d_rgb, fakes.rgb, fakes.camera, loss.r1_gamma),
-                ("r2/mask", self.d_mask, fakes.mask, fakes.camera, gamma_mask),
-            ]
+        config = self.config.loss
+        progress = step * self.batch / (self.kimg * 1000)
+        weights = gammas(config, self.size, self.batch, progress)
+        parts = [("r1", self._real(batch))]
+        if config.r2:
+            parts.append(("r2", self._fakes_of(batch, step).views.detach()))
+        noise = None
+        if config.penalty.method == "finite_difference":
+            seed = int(batch.rng.integers(2**62))
+            noise = torch.Generator(batch.rgb.device).manual_seed(seed)
         total = torch.zeros((), device=batch.rgb.device)
         logs: Logs = {}
-        for name, net, images, camera, gamma in parts:
-            images = images.detach().requires_grad_()
-            penalty = gradient_penalty(net(images, camera), images)
-            total = total + 0.5 * gamma * penalty
-            logs[name] = penalty
-        return total * loss.r1_every, logs
+        for name, views in parts:
+            for kind, score in self._scores(views, batch).items():
+                value = penalty(score, views.images[kind], config.penalty, noise)
+                total = total + 0.5 * weights[kind] * value
+                logs[f"{name}/{kind}"] = value
+                logs[f"r1/gamma_{kind}"] = torch.tensor(weights[kind])
+        return total * config.r1_every, logs
+
+    def _scores(
+        self, views: Judged, batch: Batch
+    ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """The discriminators as functions of un-augmented images of ``views``."""
+        transform = None
+        if self.augment is not None:
+            transform = self.augment.draw(len(views.azimuth), self.size, batch.rng)
+
+        def score(kind: str, images: torch.Tensor) -> torch.Tensor:
+            seen = views._replace(images={kind: images}).augmented(transform)
+            code, label = seen.condition()
+            return self.discriminators[kind](seen.images[kind], code, **label, full_precision=True)
+
+        return {kind: partial(score, kind) for kind in self.discriminators}
 
     def _g_loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, Logs]:
         fakes = self._fakes_of(batch, step)
         self._fakes = None
         g_loss = self.adversarial.generator
-        with _frozen(self.d_rgb, self.d_mask):
-            rgb, mask = self._logits(fakes.rgb, fakes.mask, fakes.camera)
-            real_rgb = real_mask = None
+        with _frozen(*self.discriminators.values()):
+            (fake,) = self._logits(self._augmented(fakes.views, batch))
+            real: dict[str, torch.Tensor] = {}
             if self.adversarial.pairs:
                 with torch.no_grad():
-                    real_rgb, real_mask = self._logits(
-                        batch.rgb * 2 - 1, batch.alpha * 2 - 1, _real_code(batch)
-                    )
-            adversarial = g_loss(rgb, real_rgb) + g_loss(mask, real_mask)
-        loss = adversarial + self.config.loss.sdf_weight * fakes.sdf_loss
-        return loss, {
-            "loss/g": adversarial,
-            "loss/sdf": fakes.sdf_loss,
-            "empty": fakes.empty.float().mean(),
-        }
+                    (real,) = self._logits(self._augmented(self._real(batch), batch))
+            losses = [g_loss(fake[kind], real.get(kind)) for kind in self.discriminators]
+            adversarial = torch.stack(losses).sum()
+        loss = adversarial
+        logs = {"loss/g": adversarial, **fakes.figures}
+        for name, term in fakes.terms.items():
+            loss = loss + term.weight * term.value
+            logs[f"loss/{name}"] = term.value
+        if step % self.config.loss.r1_every == 0:  # as lazily as R1: it leaves the GPU
+            logs["pieces"] = mean_pieces(fakes.meshes)
+        return loss, logs
 
 
 def _decided(config: GeneratorConfig, context: DataContext) -> GeneratorConfig:
-    """The generator's config with ``mirror`` settled by the dataset if it was left open."""
-    if config.mirror is not None:
-        return config
-    return config.model_copy(update={"mirror": context.symmetric})
+    """The generator's config with what was left to the dataset: ``mirror`` and the classes."""
+    surface, network = config.surface, config.network
+    if surface.mirror is None:
+        surface = surface.model_copy(update={"mirror": context.symmetric})
+    network = network.model_copy(update={"label_dim": len(context.labels)})
+    return config.model_copy(update={"surface": surface, "network": network})
 
 
 @contextmanager
@@ -213,13 +307,3 @@ def _frozen(*nets: nn.Module) -> Iterator[None]:
     finally:
         for net in nets:
             net.requires_grad_(True)
-
-
-def _code(azimuth: np.ndarray, elevation: np.ndarray, device: torch.device) -> torch.Tensor:
-    return camera_code(
-        torch.from_numpy(azimuth).float().to(device), torch.from_numpy(elevation).float().to(device)
-    )
-
-
-def _real_code(batch: Batch) -> torch.Tensor:
-    return camera_code(batch.azimuth, batch.elevation)

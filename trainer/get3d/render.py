@@ -27,11 +27,14 @@ class Rendered(NamedTuple):
         rgb: ``[N, 3, H, W]`` sRGB in [0, 1], not yet composited; 0 where nothing is covered.
         alpha: ``[N, 1, H, W]`` soft coverage, differentiable in the vertices.
         hard: ``[N, 1, H, W]`` 1 where anything of a pixel is covered, else 0.
+        normal: ``[N, 3, H, W]`` unit normals in world space, 0 where nothing is covered; None
+            unless asked for.
     """
 
     rgb: torch.Tensor
     alpha: torch.Tensor
     hard: torch.Tensor
+    normal: torch.Tensor | None = None
 
     def over(self, background: torch.Tensor | float, matte: Matte) -> torch.Tensor:
         """Composite over ``background``: a grey, or colours ``[N, 3, 1, 1]``.
@@ -42,11 +45,18 @@ class Rendered(NamedTuple):
                 same without that gradient; ``hard``: a pixel is the object's or the background's,
                 as in GET3D.
         """
-        if matte == "hard":
-            alpha = self.hard
-        else:
-            alpha = self.alpha if matte == "alpha" else self.alpha.detach()
+        alpha = self._weight(matte)
         return self.rgb * alpha + background * (1.0 - alpha)
+
+    def normals(self, matte: Matte) -> torch.Tensor:
+        """Normals times coverage: the normal map over a background of zeros."""
+        assert self.normal is not None
+        return self.normal * self._weight(matte)
+
+    def _weight(self, matte: Matte) -> torch.Tensor:
+        if matte == "hard":
+            return self.hard
+        return self.alpha if matte == "alpha" else self.alpha.detach()
 
 
 def render(
@@ -58,6 +68,7 @@ def render(
     supersample: int = 4,
     color_samples: int = 2,
     position_gradient: float = 0.0,
+    normals: bool = False,
 ) -> Rendered:
     """Render every mesh from its cameras.
 
@@ -71,6 +82,7 @@ def render(
             the samples that it stands for.
         position_gradient: Scale of the gradient that colours pass into the positions where they
             are looked up, and so into the vertices; 0, as in GET3D, passes none.
+        normals: Draw normals too, differentiable in the vertices.
     """
     views, batch = world_to_clip.shape[:2]
     flipped = world_to_clip.clone()
@@ -95,7 +107,27 @@ def render(
     rgb = _query(colors, position, coverage > 0, views, batch)  # [N, h, w, 3]
     weighted = F.avg_pool2d((rgb * coverage[..., None]).permute(0, 3, 1, 2), color_samples)
     share = F.avg_pool2d(coverage[:, None], color_samples)
-    return Rendered(weighted / share.clamp(min=1e-6), alpha, (share > 0).float())
+    normal = _normals(meshes, rast, triangles, supersample) if normals else None
+    return Rendered(weighted / share.clamp(min=1e-6), alpha, (share > 0).float(), normal)
+
+
+def vertex_normals(vertices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """``[V, 3]``: sums of the area-weighted normals of the faces around, of unit length."""
+    corners = vertices[faces.long()]  # [F, 3, 3]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = torch.zeros_like(vertices)
+    total = total.index_add(0, faces.reshape(-1), area.repeat_interleave(3, dim=0))
+    return F.normalize(total, dim=1, eps=1e-12)
+
+
+def _normals(
+    meshes: MeshBatch, rast: torch.Tensor, triangles: torch.Tensor, supersample: int
+) -> torch.Tensor:
+    """Mean normal of the covered samples of a pixel, of unit length: ``[N, 3, H, W]``."""
+    views = len(rast) // len(meshes)
+    of_vertices = vertex_normals(meshes.vertices, meshes.faces)
+    samples, _ = ops.interpolate(of_vertices.repeat(views, 1), rast, triangles)
+    return F.normalize(F.avg_pool2d(samples.permute(0, 3, 1, 2), supersample), dim=1, eps=1e-6)
 
 
 def _to_clip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ __all__ = ["CAMERA_DIM", "Discriminator", "DiscriminatorConfig", "camera_code"]
 class DiscriminatorConfig(Config):
     """Size of one trunk."""
 
+    kind: Literal["compact"] = "compact"
     channels: tuple[int, ...] = (32, 64, 64, 64)
     """Of the first 3x3 layer, then of each 4x4 stride-2 layer."""
     features: int = 64
@@ -66,9 +68,18 @@ class Discriminator(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
-        self, images: torch.Tensor, camera: torch.Tensor, label: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        camera: torch.Tensor,
+        label: torch.Tensor | None = None,
+        *,
+        full_precision: bool = False,
     ) -> torch.Tensor:
-        """Score a batch; its size is a multiple of the group size or smaller than it."""
+        """Score a batch; its size is a multiple of the group size or smaller than it.
+
+        It always computes in the precision of ``images``.
+        """
+        del full_precision
         x = lrelu(self.stem(images.contiguous(memory_format=torch.channels_last)))
         for layer in self.down:
             x = lrelu(layer(x))

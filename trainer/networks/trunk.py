@@ -6,6 +6,8 @@ Koyama 2018 for the projection. GET3D trains two of them, one on RGB and one on 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -19,6 +21,8 @@ from .synthesis import HALF_TYPES, Half
 
 class TrunkConfig(Config):
     """Size of one trunk; the defaults are the paper's, but for the periodic camera code."""
+
+    kind: Literal["stylegan2"] = "stylegan2"
 
     channel_base: int = 32768
     """Channels at resolution r are `min(channel_base / r, channel_max)`."""
