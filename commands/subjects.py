@@ -67,13 +67,14 @@ def open_file(path: Path, renderer: Renderer) -> Mesh | Path:
 
 
 def _asset_of(path: Path, uid: str) -> Subject:
+    from ..pipeline.config import upgraded
     from ..pipeline.sources.registry import get_source
 
     data = Dataset.open(path, check=False)
     record, info = data.asset(uid), data.info
     stored = f"its stored views: g3d view {path} --uid {uid}"
     # A source without a limit may list fewer than the dataset was made of.
-    origin = info.config["sources"][record.origin]
+    origin = upgraded(info.config)["sources"][record.origin]
     for limit in (None, len(data.records())):
         source = get_source(
             origin["source"], category=info.config["category"], root=origin["root"],

@@ -209,3 +209,13 @@ def identity(
     data["params"] = params.values()
     canonical_json(data)  # fails early on a value that JSON cannot hold
     return data
+
+
+def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity that an older version wrote, with what has been added since at its default."""
+    data = dict(saved)
+    data["gates"] = GateSettings().model_dump(mode="json") | dict(data.get("gates", {}))
+    if "sources" not in data:
+        origin = {name: data.pop(name, None) for name in ("source", "root")}
+        data["sources"] = [{**origin, "table": None, "license": []}]
+    return {"duplicates": "report"} | data

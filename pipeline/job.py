@@ -197,7 +197,7 @@ class _Work:
             materials=len(mesh.materials),
             textures=found.textures,
         )
-        if len(mesh.faces):
+        if len(mesh.faces) and np.isfinite(found.box).all():
             self.facts["extent"] = tuple((found.box[1] - found.box[0]).tolist())
         try:
             check("mesh", found, gates)

@@ -25,6 +25,7 @@ from .config import (
     identity,
     origin_of,
     resolve_params,
+    upgraded,
 )
 from .duplicates import exact_duplicates
 from .estimate import Estimate, estimate
@@ -191,7 +192,7 @@ class _Run:
 
     def _is_fine(self, known: Known, plan: Plan) -> bool:
         """The dataset is finished, and nothing has to be done to it."""
-        same = known.identity.get("sources") == self._identity()["sources"]
+        same = upgraded(known.identity)["sources"] == self._identity()["sources"]
         return known.finished and not plan.open and same
 
     def _identity(self) -> dict[str, Any]:
@@ -204,10 +205,11 @@ class _Run:
         if known is None:
             self.origins = [origin]
             return None
-        self.origins = list(known.identity.get("sources", ()))
+        was = upgraded(known.identity)
+        self.origins = list(was["sources"])
         new = origin not in self.origins
         mine = self._identity() | {"sources": None}
-        changes = diff({**known.identity, "sources": None}, mine)
+        changes = diff({**was, "sources": None}, mine)
         if new and not self.add:
             changes += diff(self.origins[-1] if self.origins else {}, origin)
         if changes:

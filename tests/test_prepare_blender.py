@@ -60,7 +60,7 @@ def config(root: Path | None = None, **changes: Any) -> PrepareConfig:
     base = {
         "source": "folder" if root else "procedural", "category": "chair", "root": root,
         "renderer": "blender", "views": 4, "render": {"size": 32}, "workers": 0, "splits": TRAIN,
-        "blender": FLAT, "breaker_share": 1.0,
+        "blender": FLAT, "breaker_share": 1.0, "duplicates": "keep",
     }  # fmt: skip
     return PrepareConfig.model_validate({**base, **changes})
 

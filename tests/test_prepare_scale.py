@@ -215,6 +215,19 @@ def test_adding_refuses_what_would_change_the_images_or_the_names(
         prepare(same, out, add=True, source=source)
 
 
+def test_a_set_of_an_older_version_is_known_again(tmp_path: Path, made: Path) -> None:
+    out = tmp_path / "mugs"
+    shutil.copytree(made, out)
+    info = json.loads((out / "dataset.json").read_text())
+    origin = info["config"].pop("sources")[0]
+    info["config"] |= {"source": origin["source"], "root": origin["root"]}
+    del info["config"]["duplicates"], info["config"]["gates"]["max_objects"]
+    (out / "dataset.json").write_text(json.dumps(info))
+    assert prepare(config(), out).nothing_to_do
+    with pytest.raises(ConfigError, match="max_objects"):
+        prepare(config(gates={"max_objects": 1}), out)
+
+
 def test_nothing_is_added_to_an_unfinished_set(tmp_path: Path, made: Path) -> None:
     out = tmp_path / "mugs"
     prepare(config(), out, share=Share(0, 2))
