@@ -21,8 +21,9 @@ $(VENV)/installed: pyproject.toml .ci/install.sh
 	.ci/install.sh $(VENV)
 	@touch $@
 
-docs: install  ## docs/cli.md, from the commands themselves
+docs: install  ## docs/cli.md, from the commands themselves; docs/presets.md, from the presets
 	$(VENV)/bin/python -m typer g3d.cli utils docs --name g3d --output docs/cli.md
+	$(VENV)/bin/python -m g3d.trainer.presets.table docs/presets.md
 
 clean:  ## what was installed and cached; datasets, runs and exports stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -100,19 +100,26 @@ def list_presets(package: str) -> list[str]:
 
 
 def load_preset(package: str, name: str) -> dict[str, Any]:
-    """Read a preset by name.
+    """Read a preset by name; one with a key ``base: NAME`` is laid over that preset.
 
     Raises:
         ConfigError: There is no such preset; the message names the nearest.
     """
-    names = list_presets(package)
-    if name not in names:
-        raise ConfigError(
-            f"unknown preset {name!r}{did_you_mean(name, names)}",
-            hint=f"one of: {', '.join(names)}",
-        )
-    text = (resources.files(package) / f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text) or {}
+    layers: list[dict[str, Any]] = []
+    wanted: Any = name
+    while wanted is not None:
+        names = list_presets(package)
+        if wanted not in names:
+            raise ConfigError(
+                f"unknown preset {wanted!r}{did_you_mean(str(wanted), names)}",
+                hint=f"one of: {', '.join(names)}",
+            )
+        text = (resources.files(package) / f"{wanted}.yaml").read_text(encoding="utf-8")
+        layers.append(yaml.safe_load(text) or {})
+        wanted = layers[-1].pop("base", None)
+        if len(layers) > len(names):
+            raise ConfigError(f"preset {name!r} is laid over itself", hint="mend its `base`")
+    return merge({}, *reversed(layers))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -422,8 +422,9 @@ def test_what_does_not_go_together_is_refused(network, surface, message):
         small_method(network, surface)
 
 
-def test_stylegan_trunks_judge_too():
-    trunk = {"kind": "stylegan2", "channel_base": 64, "channel_max": 8, "camera": "periodic"}
+@pytest.mark.parametrize("camera", ["periodic", "angles", "none"])
+def test_stylegan_trunks_judge_too(camera):
+    trunk = {"kind": "stylegan2", "channel_base": 64, "channel_max": 8, "camera": camera}
     method = small_method("compact", discriminator={"discriminator": trunk})
     batch = smoke_batch()
     for phase in method.phases():

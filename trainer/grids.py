@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..manifests.atomic import atomic_file
@@ -21,6 +23,18 @@ def fake_grid(method: Method, generator: nn.Module, context: DataContext) -> np.
     camera = ring(context.camera, 8)[1:2]
     tiles = [method.sample(generator, seed, 1.0).render(camera, TILE)[0] for seed in SEEDS]
     return tile_images(np.stack(tiles), COLUMNS)
+
+
+def real_grid(rgba: torch.Tensor) -> np.ndarray:
+    """The same for real views uint8 ``[N, 4, H, W]``, evenly picked: uint8 ``[.., .., 3]``."""
+    rows = np.linspace(0, len(rgba) - 1, min(len(SEEDS), len(rgba))).astype(int)
+    picked = rgba[torch.from_numpy(rows).to(rgba.device)].float()
+    alpha = picked[:, 3:]
+    # Colours are weighted by alpha: those behind the edge of an object mean nothing.
+    weighted = F.interpolate(picked[:, :3] * alpha, (TILE, TILE), mode="area")
+    alpha = F.interpolate(alpha, (TILE, TILE), mode="area")
+    tiles = torch.cat([weighted / alpha.clamp(min=1e-6), alpha], dim=1).round().clamp(0, 255)
+    return tile_images(tiles.byte().permute(0, 2, 3, 1).cpu().numpy(), COLUMNS)
 
 
 def tile_images(rgba: np.ndarray, columns: int) -> np.ndarray:

@@ -36,6 +36,12 @@ def _torch() -> Backend:
     return TorchBackend()
 
 
+def _shapes() -> Backend:
+    from .shapes_backend import ShapesBackend
+
+    return ShapesBackend()
+
+
 class Entry(NamedTuple):
     """A backend of the table.
 
@@ -52,7 +58,12 @@ BACKENDS: dict[str, Entry] = {
     "numba": Entry(_numba, "cpu"),
     "nvdiffrast": Entry(_nvdiffrast, "cuda"),
     "torch": Entry(_torch, None),
+    "shapes": Entry(_shapes, "meta"),
 }
+
+
+FIXED = {"cpu": "numba", "meta": "shapes"}
+"""Backends of devices that have no choice."""
 
 
 @cache
@@ -61,9 +72,12 @@ def _loaded(name: str) -> Backend:
 
 
 def default_backend(device: torch.device) -> str:
-    """``numba`` on the CPU, ``nvdiffrast`` on CUDA where that is installed, ``torch`` elsewhere."""
-    if device.type == "cpu":
-        return "numba"
+    """``numba`` on the CPU, ``nvdiffrast`` on CUDA where that is installed, ``torch`` elsewhere.
+
+    Tensors without data (device ``meta``) go to ``shapes``, which computes nothing.
+    """
+    if device.type in FIXED:
+        return FIXED[device.type]
     if device.type == "cuda":
         from .nvdiffrast_backend import nvdiffrast_module
 

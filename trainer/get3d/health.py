@@ -38,7 +38,12 @@ def field_figures(sdf: torch.Tensor, empty: torch.Tensor) -> dict[str, torch.Ten
 
 
 def mean_pieces(meshes: MeshBatch, limit: int = 4) -> torch.Tensor:
-    """Mean number of connected components of the first ``limit`` meshes: 1 = no floaters."""
+    """Mean number of connected components of the first ``limit`` meshes: 1 = no floaters.
+
+    NaN of tensors without data, by which the memory of a step is estimated.
+    """
+    if meshes.faces.is_meta:
+        return torch.tensor(torch.nan)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

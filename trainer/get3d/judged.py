@@ -10,7 +10,7 @@ import torch
 
 from ...errors import ConfigError
 from ..method import Background, Batch, DataContext
-from ..networks.discriminator import camera_code
+from ..networks.conditioning import CameraCode
 from .transform import Transform
 
 
@@ -45,10 +45,10 @@ class Judged(NamedTuple):
             azimuth=transform.azimuth(self.azimuth),
         )
 
-    def condition(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Camera code and, where there are classes, the keyword ``label`` of a network."""
-        code = camera_code(self.azimuth, self.elevation)
-        return code, {} if self.label is None else {"label": self.label}
+    def condition(self, code: CameraCode) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The camera as ``code`` says and, where there are classes, a network's ``label``."""
+        camera = code.encode(self.azimuth, self.elevation)
+        return camera, {} if self.label is None else {"label": self.label}
 
 
 def real_views(

@@ -117,7 +117,7 @@ def geometry_terms(config: LossConfig, geometry: Geometry, generator: Generator)
     edges = generator.surface.edges
     terms = {"sdf": Term(config.sdf_weight, sdf_sign_loss(geometry.sdf, edges))}
     if config.empty_weight:
-        raw = (geometry.sdf - geometry.shift[:, None])[:, ~generator.surface.hull]
+        raw = (geometry.sdf - geometry.shift[:, None])[:, generator.surface.inside]
         terms["empty_shape"] = Term(config.empty_weight, empty_shape_loss(raw, geometry.empty))
     weights = config.regularisers.model_dump()
     for name, value in geometry.regularisers.items():

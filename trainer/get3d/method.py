@@ -14,6 +14,7 @@ from torch import nn
 from ...renderers.cameras import sample_cameras
 from ..isosurface.marching import MeshBatch
 from ..method import Background, Batch, DataContext, Logs, Phase, draw_background
+from ..networks.conditioning import CAMERA_CODES
 from ..networks.discriminator import Discriminator, DiscriminatorConfig
 from ..networks.mapping import Codes, mix_codes
 from ..networks.trunk import Trunk, TrunkConfig
@@ -83,6 +84,10 @@ class GET3D:
         self.discriminators: dict[str, nn.Module] = {
             kind: build(config.discriminator, CHANNELS[kind], size, classes) for kind in kinds
         }
+        trunk = config.discriminator
+        self.camera_code = CAMERA_CODES[
+            trunk.camera if isinstance(trunk, TrunkConfig) else "periodic"
+        ]
         self.augment: Augment | None = None
         if config.augment.mode != "off":
             self.augment = Augment(config.augment, kinds, batch)
@@ -202,7 +207,7 @@ class GET3D:
 
         Sets follow each other: groups of the minibatch deviation never mix real and fake.
         """
-        codes, conditions = zip(*(v.condition() for v in views), strict=True)
+        codes, conditions = zip(*(v.condition(self.camera_code) for v in views), strict=True)
         code = torch.cat(codes)
         labels = {k: torch.cat([c[k] for c in conditions]) for k in conditions[0]}
         out: list[dict[str, torch.Tensor]] = [{} for _ in views]
@@ -261,7 +266,7 @@ class GET3D:
 
         def score(kind: str, images: torch.Tensor) -> torch.Tensor:
             seen = views._replace(images={kind: images}).augmented(transform)
-            code, label = seen.condition()
+            code, label = seen.condition(self.camera_code)
             return self.discriminators[kind](seen.images[kind], code, **label, full_precision=True)
 
         return {kind: partial(score, kind) for kind in self.discriminators}

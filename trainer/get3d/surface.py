@@ -114,7 +114,9 @@ class Surface(nn.Module):
         nodes = torch.from_numpy(self.grid.vertices) * (0.5 * config.margin)  # object units
         base = config.initial_slope * _INITIAL[config.initial](nodes, config.initial_radius)
         self.register_buffer("base", base, persistent=False)
-        self.register_buffer("hull", torch.from_numpy(self.grid.hull), persistent=False)
+        hull = torch.from_numpy(self.grid.hull)
+        self.register_buffer("hull", hull, persistent=False)
+        self.register_buffer("inside", torch.nonzero(~hull).flatten(), persistent=False)
         edges = torch.from_numpy(self.grid.edges)
         self.register_buffer("edges", edges, persistent=False)
         # An offset along x changes sign from one side of a mirrored shape to the other.
@@ -123,6 +125,7 @@ class Surface(nn.Module):
         self.register_buffer("side", side, persistent=False)
         self.base: torch.Tensor
         self.hull: torch.Tensor
+        self.inside: torch.Tensor
         self.edges: torch.Tensor
         self.side: torch.Tensor
 
