@@ -65,6 +65,7 @@ def _root(
     "g3d train",
     "g3d train --data datasets/procedural-chair --preset cpu --kimg 100",
     "g3d train --preset smoke --set run.seed=1 -o runs/mine",
+    "g3d train --workers 2",
 )
 def train_command(
     data: Data = None,
@@ -76,11 +77,14 @@ def train_command(
     sets: Sets = None,
     out: Out = None,
     overwrite: Overwrite = False,
+    workers: Annotated[
+        int | None, option(RUN, "--workers", help="Processes; 1: here, no Ray (default: 1).")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train a generator on a dataset.
 
-    The same command again goes on where it stopped.
+    The same command again goes on where it stopped. Ctrl-C saves a checkpoint; twice stops at once.
 
     Values: defaults < --preset < --config < named options < --set.
     """
@@ -91,7 +95,7 @@ def train_command(
 
     name = preset or "default"
     base = {"preset": name, **(load_preset(PRESETS, preset) if preset else {})}
-    flags = {"run": given(kimg=kimg, batch=batch, seed=seed)}
+    flags = {"run": given(kimg=kimg, batch=batch, seed=seed, workers=workers)}
     config = resolve(TrainConfig, preset=base, files=files or (), flags=flags, sets=sets or ())
     dataset = Dataset.open(data or newest_dataset(home()))
     folder = Path(dataset.root) if data is None else data
@@ -99,6 +103,9 @@ def train_command(
     console.say(
         f"g3d {__version__} train: {folder}, preset {name}, {config.run.kimg:g} kimg -> {place}"
     )
+    from .trainer.memory import estimate
+
+    console.say(estimate(config, views=len(dataset.views(config.data.split))).line())
     if dry_run:
         console.result({"config": config.model_dump(mode="json"), "out": place}, dump(config))
         return

@@ -3,7 +3,7 @@
     python benchmarks/scale.py              # 10,000 files; 32 procedural chairs in Blender
     python benchmarks/scale.py --quick      # 600 files; 12 chairs
 
-Assets are files of boxes, each with other sides, 4 views at 64 px. The driver is a process of its
+Assets are files of a dozen random tetrahedra, 4 views at 64 px. The driver is a process of its
 own: its peak memory and its CPU time (planning, hashing, staging, shards, records; rendering is
 in the workers) are read when it ends. `resume_s` is the wall time of the same command on the
 finished dataset, start of Python included. The throughput is that of the renderer blender, preset
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -47,13 +48,21 @@ def drive(config: dict, out: Path) -> dict:
     return json.loads(done.stdout) | {"wall_s": time.monotonic() - began}
 
 
-def boxes(folder: Path, count: int) -> Path:
-    """``count`` OBJ files of boxes with sides of their own."""
-    faces = "f 1 2 4 3\nf 5 7 8 6\nf 1 5 6 2\nf 3 4 8 7\nf 1 3 7 5\nf 2 6 8 4\n"
+def clusters(folder: Path, count: int) -> Path:
+    """``count`` OBJ files of a dozen tetrahedra each, at random."""
+    rng = random.Random(0)
+    faces = "".join(
+        f"f {4 * n + a} {4 * n + b} {4 * n + c}\n"
+        for n in range(12)
+        for a, b, c in ((1, 3, 2), (1, 2, 4), (2, 3, 4), (3, 1, 4))
+    )
     for n in range(count):
-        sides = [1.0, 0.4 + 0.6 * (n * 0.6180339887 % 1), 0.4 + 0.6 * (n * 0.7548776662 % 1)]
-        corners = ((x, y, z) for x in (0, sides[0]) for y in (0, sides[1]) for z in (0, sides[2]))
-        lines = "".join(f"v {x:.6f} {y:.6f} {z:.6f}\n" for x, y, z in corners)
+        lines = ""
+        for _ in range(12):
+            middle = [rng.uniform(-1, 1) for _ in range(3)]
+            for _ in range(4):
+                x, y, z = (m + rng.uniform(-0.4, 0.4) for m in middle)
+                lines += f"v {x:.6f} {y:.6f} {z:.6f}\n"
         place = folder / f"{n // 1000:03d}"
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{n:05d}.obj").write_text(lines + faces)
@@ -63,14 +72,14 @@ def boxes(folder: Path, count: int) -> Path:
 def bookkeeping(folder: Path, count: int) -> dict[str, float]:
     """The driver's cost on many assets, and that of finding them done."""
     config = {
-        "source": "folder", "root": str(boxes(folder / "boxes", count)), "category": "default",
+        "source": "folder", "root": str(clusters(folder / "clusters", count)), "category": "default",
         "views": 4, "render": {"size": 64, "supersample": 1}, "workers": 2,
     }  # fmt: skip
     first = drive(config, folder / "out")
     again = drive(config, folder / "out")
     print(f"{count} assets: {first}\nagain: {again}")
-    if first["accepted"] != count or again["made"]:
-        raise SystemExit("not all assets were accepted, or the second run made some again")
+    if first["accepted"] < 0.99 * count or again["made"]:  # a thin one may miss the pose gate
+        raise SystemExit("many assets were not accepted, or the second run made some again")
     return {
         "assets": count,
         "driver_peak_mb": round(max(first["peak_mb"], again["peak_mb"]), 1),

@@ -78,12 +78,12 @@ def command(
             console.setup(mode, command=full, verbose=2 if debug else int(verbose))
             try:
                 function(**given)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 # If it came out of an exec of text, as where dataclasses are made, `python -m` will
                 # end by a signal, whatever the exit code; the next exec makes it forget that.
                 exec("")
                 console.say("interrupted; the same command goes on")
-                raise typer.Exit(130) from None
+                raise typer.Exit(getattr(stop, "exit_code", 130)) from None
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         signature = inspect.signature(function, eval_str=True)

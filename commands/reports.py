@@ -77,6 +77,8 @@ def _estimated(found: Estimate | None) -> None:
 
 def trained(report: TrainReport) -> None:
     """The end of ``g3d train``."""
+    for line in report.restarts:
+        console.say(line)
     done = "found finished" if report.finished_before else "trained"
     console.say(
         f"{done}: {report.nimg / 1000:g} kimg, snapshot {report.snapshot}, "

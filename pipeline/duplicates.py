@@ -151,8 +151,8 @@ def shape_distance(one: np.ndarray, two: np.ndarray) -> float:
 
     Symmetric Chamfer distance of squared lengths, less what it would be for two samples of one
     surface: there the nearest point of the other sample is as far as the nearest of the own.
-    Turns are by 0, 90, 180 and 270 degrees about +Y. In the best of them one step of ICP places and
-    scales the one like the other.
+    Turns are by 0, 90, 180 and 270 degrees about +Y. In the best of them, as far as some of the
+    points tell, one step of ICP places and scales the one like the other.
 
     Args:
         one: Points uniform on a surface ``[P, 3]``, box about the origin.
@@ -167,18 +167,14 @@ def _distance(one: _Cloud, two: _Cloud, threshold: float) -> float:
     floor = 0.5 * (one.floor + two.floor)
     # Of few points the mean is uncertain; where it is beyond this the rest need not be asked.
     hopeless = (2.0 * threshold * side) ** 2 + 1.5 * floor
-    best, points, nearest = np.inf, one.points, np.zeros(0, np.int64)
-    for turn in range(4):
-        turned = _turned(one.points, turn)
-        first = two.tree.query(turned[:COARSE])[0]
-        if (first * first).mean() > hopeless:
-            continue
-        far, index = two.tree.query(turned)
-        if (far * far).mean() < best:
-            best, points, nearest = float((far * far).mean()), turned, index
-    if not np.isfinite(best):
+    coarse = [
+        float((two.tree.query(_turned(one.points[:COARSE], turn))[0] ** 2).mean())
+        for turn in range(4)
+    ]
+    if min(coarse) > hopeless:
         return float("inf")
-    points = _fitted(points, two.points, nearest)
+    points = _turned(one.points, int(np.argmin(coarse)))
+    points = _fitted(points, two.points, two.tree.query(points)[1])
     there, back = two.tree.query(points)[0], _tree(points).query(two.points)[0]
     mean = 0.5 * float((there * there).mean() + (back * back).mean())
     return float(np.sqrt(max(0.0, mean - floor))) / side
@@ -222,8 +218,8 @@ def near_duplicates(
     """Shapes that are nearly the same as one that is kept.
 
     In the order of their uids, those of ``settled`` first, every shape is compared with those kept
-    so far whose fingerprints are nearest to its own. It is kept unless one of them is within
-    ``threshold``. The result does not depend on the order of the arguments.
+    so far whose fingerprints are nearest to its own, the nearest first. It is kept unless one of
+    them is within ``threshold``. The result does not depend on the order of the arguments.
 
     Args:
         uids: All shapes, each once.
@@ -246,14 +242,13 @@ def near_duplicates(
     kept[:fixed] = True
     found: list[Duplicate] = []
     for n, likely in _candidates(prints, kept, fixed):
-        distances = [
-            (_distance(cloud(names[n]), cloud(names[k]), threshold), names[k]) for k in likely
-        ]
-        distance, of = min(distances, default=(np.inf, ""))
-        if distance <= threshold:
-            found.append(Duplicate(names[n], of, distance))
-        else:
-            kept[n] = True
+        kept[n] = True
+        for k in likely:  # the most alike first
+            distance = _distance(cloud(names[n]), cloud(names[k]), threshold)
+            if distance <= threshold:
+                found.append(Duplicate(names[n], names[k], distance))
+                kept[n] = False
+                break
     return sorted(found, key=lambda duplicate: duplicate.uid)
 
 

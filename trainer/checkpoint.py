@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -43,29 +43,45 @@ def save_checkpoint(
     nimg: int,
     *,
     keep: int,
+    guard: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``checkpoint-<nimg>.pt`` and drop all but the ``keep`` newest."""
+    """Write ``checkpoint-<nimg>.pt`` and drop all but the ``keep`` newest.
+
+    Raises:
+        DiskError: The disk is full; the checkpoints that were there stay.
+    """
     state = {
         "nimg": nimg,
         "nets": {name: net.state_dict() for name, net in nets.items()},
         "average": average.state_dict(),
         "optimizers": {name: opt.state_dict() for name, opt in optimizers(phases).items()},
+        "guard": dict(guard or {}),
     }
-    path = folder / f"checkpoint-{nimg:09d}.pt"
+    path = folder / checkpoint_name(nimg)
     with atomic_file(path) as file:
-        torch.save(state, file)
+        _save(state, file)
     for old in numbered(folder, CHECKPOINT)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 
 
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    """``torch.save``, which hides a full disk behind an error of its own about its archive."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+
+
 def load_checkpoint(
     path: Path, nets: Mapping[str, nn.Module], average: nn.Module, phases: list[Phase]
-) -> int:
+) -> tuple[int, dict[str, Any]]:
     """Restore everything in place.
 
     Returns:
-        Images shown so far.
+        Images shown so far, and the state of the guard.
 
     Raises:
         CheckpointError: The file is damaged or belongs to another network.
@@ -77,7 +93,7 @@ def load_checkpoint(
         average.load_state_dict(state["average"])
         for name, optimizer in optimizers(phases).items():
             optimizer.load_state_dict(state["optimizers"][name])
-        return int(state["nimg"])
+        return int(state["nimg"]), dict(state.get("guard", {}))
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not fit this run's networks: {error}",
@@ -85,9 +101,21 @@ def load_checkpoint(
         ) from error
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; a damaged one is passed over."""
+def checkpoint_name(nimg: int) -> str:
+    """File name of the checkpoint after ``nimg`` images."""
+    return f"checkpoint-{nimg:09d}.pt"
+
+
+def latest_checkpoint(folder: Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint that can be read; a damaged one is passed over.
+
+    Args:
+        folder: Of the run.
+        before: Only those of fewer images.
+    """
     for path in reversed(numbered(folder, CHECKPOINT)):
+        if before is not None and path.name >= checkpoint_name(before):
+            continue
         try:
             _read(path)
         except CheckpointError:
@@ -106,9 +134,26 @@ def optimizers(phases: list[Phase]) -> dict[str, torch.optim.Optimizer]:
 
 
 def save_snapshot(
-    folder: Path, generator: nn.Module, config: TrainConfig, context: DataContext, nimg: int
+    folder: Path,
+    generator: nn.Module,
+    config: TrainConfig,
+    context: DataContext,
+    nimg: int,
+    *,
+    name: str | None = None,
+    keep: int | None = None,
 ) -> Path:
-    """Write ``snapshot-<nimg>.safetensors``."""
+    """Write ``snapshot-<nimg>.safetensors``, or a file called ``name``.
+
+    Args:
+        folder: Of the run.
+        generator: The averaged one.
+        config: Of the run.
+        context: What the run knows of its dataset.
+        nimg: Images shown so far.
+        name: Another name.
+        keep: Drop all numbered snapshots but so many of the newest.
+    """
     from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
@@ -118,8 +163,11 @@ def save_snapshot(
         "context": context.model_dump_json(),
         "nimg": str(nimg),
     }
-    path = folder / snapshot_name(nimg)
+    path = folder / (name or snapshot_name(nimg))
     write_atomic(path, _sorted_metadata(save(tensors, metadata)))
+    if keep is not None:
+        for old in numbered(folder, SNAPSHOT)[:-keep]:
+            old.unlink(missing_ok=True)
     return path
 
 

@@ -28,6 +28,21 @@ class DataConfig(Config):
     are symmetric about the plane x = 0. None: if nearly all of the training shapes are."""
 
 
+class GuardConfig(Config):
+    """What is done about a loss or a gradient that is not finite: see ``trainer/guard.py``."""
+
+    consecutive: int = Field(5, ge=1)
+    """Steps left out one after the other that roll the run back to its last checkpoint."""
+    window: int = Field(400, ge=1)
+    """Steps among which the share is taken."""
+    share: float = Field(0.05, gt=0, le=1)
+    """Share of the window's steps that may be left out before the run is rolled back."""
+    rollbacks: int = Field(3, ge=0)
+    """How often at most; then the run ends with an error and health.json."""
+    rate_factor: float = Field(0.5, gt=0, le=1)
+    """All learning rates are multiplied by it at every roll-back."""
+
+
 class RunConfig(Config):
     """Length, pace and bookkeeping of a run."""
 
@@ -37,7 +52,15 @@ class RunConfig(Config):
     batch: int = Field(32, ge=1)
     """Images per step, over all workers."""
     workers: int = Field(1, ge=1)
-    """Processes that share a step; gradients are averaged."""
+    """Processes that share a step, started by Ray; gradients are averaged. 1: without Ray."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images of one backward pass of a worker; gradients are summed up to the batch. Less needs
+    less memory. None: all at once."""
+    max_restarts: int = Field(3, ge=0)
+    """How often workers that died are started again, from the last checkpoint."""
+    clip: float | None = Field(None, gt=0)
+    """Longest gradient of a phase (norm over all its parameters); longer ones are scaled down."""
+    guard: GuardConfig = GuardConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto`: on the GPU if one answers."""
     threads: int = Field(0, ge=0)
@@ -55,6 +78,14 @@ class RunConfig(Config):
     checkpoint_kimg: float = Field(50.0, gt=0)
     """Interval of checkpoints: what a killed run loses at most."""
     keep_checkpoints: int = Field(2, ge=1)
+    """The newest, all others are removed."""
+    keep_snapshots: int | None = Field(None, ge=1)
+    """The newest; None: all."""
+    best: Literal["none", "mmd_cd"] = "none"
+    """Keep the snapshot with the least figure as best.safetensors. `mmd_cd`: Chamfer distance from
+    held-out (`val`) shapes to the nearest generated one."""
+    best_shapes: int = Field(64, ge=1)
+    """Shapes generated, and held-out ones compared with, at every snapshot."""
 
 
 class TrainConfig(Config):

@@ -13,7 +13,7 @@ from ..errors import ConfigError, DatasetError
 from ..manifests.dataset import Dataset
 from ..manifests.records import Split
 from .config import DataConfig
-from .method import Batch, DataContext, draw_background
+from .method import Batch, DataContext, Part, draw_background
 from .metrics.chamfer import chamfer
 
 
@@ -66,25 +66,43 @@ class ViewPool:
         counts = np.unique(views.uid, return_counts=True)[1]
         self._rows, self._starts, self._counts = order, np.cumsum(counts) - counts, counts
 
-    def batch(self, count: int, rng: np.random.Generator) -> Batch:
-        """``count`` random views of random assets (uniform over assets, then over their views)."""
+    def batch(
+        self, count: int, rng: np.random.Generator, part: Part | None = None, views: int = 1
+    ) -> Batch:
+        """``count`` random views of random assets (uniform over assets, then over their views).
+
+        Args:
+            count: Images of the whole step.
+            rng: All draws are made for the whole step.
+            part: Return only its rows; None: all.
+            views: In how many views a method will show each of its shapes; see :meth:`Part.rows`.
+        """
+        part = part or Part()
+        mine = part.rows(count, views)
         asset = rng.integers(len(self._counts), size=count)
         view = (rng.random(count) * self._counts[asset]).astype(np.int64)
-        rows = torch.from_numpy(self._rows[self._starts[asset] + view]).to(self.rgba.device)
+        drawn = self._rows[self._starts[asset] + view]
+        rows = torch.from_numpy(drawn[mine]).to(self.rgba.device)
         rgba, azimuth = self.rgba[rows].float() / 255, self.azimuth[rows]
         if self.flip:
-            mirrored = torch.from_numpy(rng.random(count) < 0.5).to(rgba.device)
+            mirrored = torch.from_numpy((rng.random(count) < 0.5)[mine]).to(rgba.device)
             rgba = torch.where(mirrored[:, None, None, None], rgba.flip(3), rgba)
             azimuth = torch.where(mirrored, -azimuth, azimuth)  # read through sine and cosine only
         alpha = (rgba[:, 3:] > 0).float() if self.hard else rgba[:, 3:]
-        background = draw_background(self.background, count, rng, rgba.device)
+        background = draw_background(self.background, count, rng, rgba.device, mine)
         rgb = rgba[:, :3] * alpha + background * (1 - alpha)
-        return Batch(rgb, alpha, azimuth, self.elevation[rows], rng)
+        return Batch(rgb, alpha, azimuth, self.elevation[rows], rng, part=part)
 
 
-def step_rng(seed: int, step: int, rank: int) -> np.random.Generator:
-    """The randomness of one step of one worker; a resumed run draws the same."""
-    return np.random.default_rng(seed_for("step", seed, step, rank))
+def step_rng(seed: int, step: int, retry: int = 0) -> np.random.Generator:
+    """The randomness of one step, the same for every worker; a resumed run draws the same.
+
+    Args:
+        seed: Of the run.
+        step: From 0.
+        retry: How often the run was rolled back: it must not meet the same numbers again.
+    """
+    return np.random.default_rng(seed_for("step", seed, step, retry))
 
 
 def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
@@ -102,7 +120,7 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.rint(out).astype(np.uint8).transpose(0, 3, 1, 2))
 
 
-def open_data(path: Path, split: Split) -> tuple[Dataset, DataContext]:
+def open_data(path: Path | str, split: Split) -> tuple[Dataset, DataContext]:
     """Open a dataset and read off what a method must know of it."""
     dataset = Dataset.open(path)
     info = dataset.info

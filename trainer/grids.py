@@ -25,6 +25,10 @@ def fake_grid(method: Method, generator: nn.Module, context: DataContext) -> np.
     return tile_images(np.stack(tiles), COLUMNS)
 
 
+REALS = "reals.png"
+"""Of a run: some real images."""
+
+
 def real_grid(rgba: torch.Tensor) -> np.ndarray:
     """The same for real views uint8 ``[N, 4, H, W]``, evenly picked: uint8 ``[.., .., 3]``."""
     rows = np.linspace(0, len(rgba) - 1, min(len(SEEDS), len(rgba))).astype(int)

@@ -1,47 +1,40 @@
-"""Several processes that share every step of a run on one machine (gloo on the CPU).
+"""A process's place among those that share a step, and how torch computes in it.
 
-The calling process is rank 0 and owns all files. Gradients are averaged after every backward
-pass; sums of two numbers do not depend on their order, so two workers are as reproducible as one.
+Each backward pass ends with one exchange: the mean of all gradients as one vector. Sums of two
+numbers do not depend on their order, so two workers are as reproducible as one.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..errors import ConfigError, MissingDependency
+from ..errors import ConfigError, G3DError, MissingDependency
 from .config import RunConfig
-
-TIMEOUT = timedelta(minutes=10)
 
 
 def choose_device(run: RunConfig) -> torch.device:
-    """Where a run computes.
+    """Where a run computes; its workers take one GPU each, or share the CPU.
 
     Raises:
-        ConfigError: A GPU is asked for and there is none, or workers are to share one.
+        MissingDependency: A GPU is asked for and there is none.
+        ConfigError: There are fewer GPUs here than workers.
     """
-    if run.device == "cpu" or (run.device == "auto" and run.workers > 1):
+    if run.device == "cpu":
         return torch.device("cpu")
-    if torch.cuda.is_available():
-        if run.workers > 1:
-            raise ConfigError(
-                f"run.workers {run.workers} share the CPU; a GPU takes one process",
-                hint="--set run.workers=1",
-            )
+    there = torch.cuda.is_available()
+    if there and (run.workers == 1 or torch.cuda.device_count() >= run.workers):
         return torch.device("cuda")
+    if run.device == "cuda" and there:
+        raise ConfigError(
+            f"run.workers {run.workers} need a GPU each, and there are {torch.cuda.device_count()}",
+            hint="--workers 1, or --set run.device=cpu",
+        )
     if run.device == "cuda":
         raise MissingDependency(
             "run.device is cuda, and torch sees no CUDA device",
@@ -103,97 +96,64 @@ class Worker:
     count: int = 1
 
     @torch.no_grad()
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by the mean over workers; NaN and inf become finite."""
+    def average_gradients(
+        self, parameters: Sequence[nn.Parameter], *figures: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Replace every gradient by the mean over workers.
+
+        Args:
+            parameters: The same on every worker.
+            figures: Scalars that are averaged in the same exchange.
+
+        Returns:
+            The norm of all gradients as one vector, and the means of ``figures``. A value that is
+            not finite, on whichever worker, shows in them on all.
+        """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            return
         if self.count == 1:
-            for gradient in gradients:
-                torch.nan_to_num_(gradient, nan=0.0, posinf=1e5, neginf=-1e5)
-            return
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+            return _norm(torch._foreach_norm(gradients), parameters), list(figures)
+        pieces = [g.reshape(-1) for g in gradients]
+        device = pieces[0].device
+        flat = torch.cat([*pieces, torch.stack(figures).to(device, torch.float32)])
         dist.all_reduce(flat)
         flat /= self.count
-        torch.nan_to_num_(flat, nan=0.0, posinf=1e5, neginf=-1e5)
-        parts = flat.split([g.numel() for g in gradients])
+        size = len(flat) - len(figures)
+        parts = flat[:size].split([g.numel() for g in gradients])
         torch._foreach_copy_(
             gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)]
         )
+        return torch.linalg.vector_norm(flat[:size]), list(flat[size:])
 
-    def average_buffers(self, nets: Sequence[nn.Module]) -> None:
-        """Give all workers the mean of every floating-point buffer that is saved."""
+    @torch.no_grad()
+    def average_buffers(self, buffers: Sequence[torch.Tensor]) -> None:
+        """Give all workers the mean of every buffer."""
+        if self.count == 1 or not buffers:
+            return
+        flat = torch.cat([b.reshape(-1) for b in buffers])
+        dist.all_reduce(flat)
+        flat /= self.count
+        parts = flat.split([b.numel() for b in buffers])
+        for part, buffer in zip(parts, buffers, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def agree(self, number: int, device: torch.device, what: str) -> None:
+        """Make sure that all workers have the same number.
+
+        Raises:
+            G3DError: They have not; ``what`` says what it means.
+        """
         if self.count == 1:
             return
-        for net in nets:
-            for name, buffer in net.named_buffers():
-                if name.endswith("w_avg"):
-                    dist.all_reduce(buffer)
-                    buffer /= self.count
+        # float32 on some backends: two halves are exact.
+        low, high = number % 2**20, number // 2**20
+        mine = torch.tensor([low, -low, high, -high], dtype=torch.float32, device=device)
+        most = mine.clone()
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        if not torch.equal(most, mine):
+            raise G3DError(what, hint="put the run folder on storage that all workers reach")
 
 
-@contextmanager
-def workers(
-    count: int, target: Callable[..., None], arguments: tuple[Any, ...]
-) -> Iterator[Worker]:
-    """Start ``count - 1`` helpers running ``target(worker, *arguments)`` and join their group.
-
-    The helpers end with the block, and by themselves if this process dies: their next exchange
-    fails.
-    """
-    if count == 1:
-        yield Worker()
-        return
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="g3d-") as folder:
-        store = str(Path(folder) / "store")
-        here, there = context.Pipe()
-        helpers = [
-            context.Process(
-                target=_run_helper, args=(rank, count, store, there, target, arguments), daemon=True
-            )
-            for rank in range(1, count)
-        ]
-        for helper in helpers:
-            helper.start()
-        there.close()
-        try:
-            _join(0, count, store)
-            yield Worker(0, count)
-            here.close()
-            for helper in helpers:
-                helper.join(timeout=60)
-        finally:
-            here.close()
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            for helper in helpers:
-                if helper.is_alive():
-                    helper.terminate()
-                    helper.join()
-
-
-def _run_helper(
-    rank: int,
-    count: int,
-    store: str,
-    rank_0: Connection,
-    target: Callable[..., None],
-    arguments: tuple[Any, ...],
-) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides when to stop
-    _join(rank, count, store)
-    target(Worker(rank, count), *arguments)
-    # Rank 0 may still be reading the last sum: leave only when it closes its end, or is gone.
-    with suppress(EOFError):
-        rank_0.recv()
-    dist.destroy_process_group()
-
-
-def _join(rank: int, count: int, store: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=TIMEOUT
-    )
+def _norm(norms: Sequence[torch.Tensor], parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    if not norms:
+        return torch.zeros((), device=parameters[0].device if parameters else None)
+    return torch.linalg.vector_norm(torch.stack(tuple(norms)))

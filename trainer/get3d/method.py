@@ -27,6 +27,7 @@ from .judged import Judged, draw_cutoff, draw_labels, real_views
 from .losses import ADVERSARIAL, Term, geometry_terms
 from .penalty import gammas, penalty
 from .render import render
+from .transform import Transform
 
 CHANNELS = {"rgb": 3, "mask": 1, "normal": 3}
 DISCRIMINATORS: dict[type, Callable[..., nn.Module]] = {
@@ -92,7 +93,7 @@ class GET3D:
         if config.augment.mode != "off":
             self.augment = Augment(config.augment, kinds, batch)
         self.adversarial = ADVERSARIAL[config.loss.adversarial]
-        self._fakes: tuple[int, Fakes] | None = None
+        self._fakes: tuple[Batch, int, Fakes] | None = None
 
     def nets(self) -> dict[str, nn.Module]:
         """The networks, and the state of the augmentation if there is one."""
@@ -132,20 +133,24 @@ class GET3D:
         return GET3DAsset(generator, seed, psi)
 
     def _generate(self, batch: Batch) -> Fakes:
-        views = self.config.render.views
-        shapes = len(batch.rgb) // views
-        width = self.config.generator.network.z_dim
-        z = batch.rng.standard_normal((2, shapes, width), dtype=np.float32)
-        cameras = sample_cameras(self.context.camera, views * shapes, batch.rng)
+        views, drawing = self.config.render.views, self.config.render
+        shapes, part = len(batch.rgb) // views, batch.part
+        total = shapes * part.count  # drawn for the whole step, see Batch
+        rows, mine = part.rows(views * total, views), part.rows(total)
+        rng, first = batch.draws("fakes")
+        z = rng.standard_normal((2, total, self.config.generator.network.z_dim), dtype=np.float32)
+        cameras = sample_cameras(self.context.camera, views * total, rng)[rows]
         device = batch.rgb.device
-        label = draw_labels(self.context, shapes, batch.rng, device)
+        label = draw_labels(self.context, total, rng, device, mine)
         g = self.generator
-        codes = self._styles(torch.from_numpy(z).to(device), label, batch.rng)
+        codes = g.map(*torch.from_numpy(z[:, mine]).to(device), label=label)
+        if first:
+            g.track(codes, label)
+        codes = self._mixed(codes, label, rng, z.shape, mine)
         planes = g.planes(codes)
         geometry = g.field(planes, codes)
         meshes = g.meshes(geometry)
         matrices = torch.from_numpy(cameras.world_to_clip()).float().to(device)
-        drawing = self.config.render
         images = render(
             meshes,
             matrices.reshape(views, shapes, 4, 4),
@@ -156,7 +161,7 @@ class GET3D:
             position_gradient=drawing.position_gradient,
             normals=self.config.normals,
         )
-        background = draw_background(self.background, len(images.rgb), batch.rng, device)
+        background = draw_background(self.background, views * total, rng, device, rows)
         seen = {
             "rgb": images.over(background, drawing.matte) * 2 - 1,
             "mask": images.alpha * 2 - 1,
@@ -173,25 +178,28 @@ class GET3D:
         terms = geometry_terms(self.config.loss, geometry, g)
         return Fakes(judged, terms, field_figures(geometry.sdf, geometry.empty), meshes)
 
-    def _styles(
-        self, z: torch.Tensor, label: torch.Tensor | None, rng: np.random.Generator
+    def _mixed(
+        self,
+        codes: Codes,
+        label: torch.Tensor | None,
+        rng: np.random.Generator,
+        shape: tuple[int, ...],
+        mine: np.ndarray,
     ) -> Codes:
-        """Rows of w of codes ``z [2, B, z_dim]``, mixed with those of others if that is on."""
-        g = self.generator
-        codes = g.map(z[0], z[1], label=label)
-        g.track(codes, label)
+        """Rows of w mixed with those of other codes, drawn as ``shape``, if that is on."""
         share = self.config.style_mixing
         if not share:
             return codes
         cut_geo, cut_tex = (draw_cutoff(w.shape[1], share, rng) for w in codes)
-        other = torch.from_numpy(rng.standard_normal(tuple(z.shape), dtype=np.float32)).to(z.device)
-        return mix_codes(codes, g.map(other[0], other[1], label=label), cut_geo, cut_tex)
+        other = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)[:, mine])
+        z_geo, z_tex = other.to(codes.geo.device)
+        return mix_codes(codes, self.generator.map(z_geo, z_tex, label=label), cut_geo, cut_tex)
 
     def _fakes_of(self, batch: Batch, step: int) -> Fakes:
         """One forward pass serves both players: the weights do not change in between."""
-        if self._fakes is None or self._fakes[0] != step:
-            self._fakes = (step, self._generate(batch))
-        return self._fakes[1]
+        if self._fakes is None or self._fakes[0] is not batch or self._fakes[1] != step:
+            self._fakes = (batch, step, self._generate(batch))
+        return self._fakes[2]
 
     def _real(self, batch: Batch) -> Judged:
         return real_views(batch, self.context, self.background, normals=self.config.normals)
@@ -200,7 +208,15 @@ class GET3D:
         """As the discriminators see them, by a new drawing."""
         if self.augment is None:
             return views
-        return views.augmented(self.augment.draw(len(views.azimuth), self.size, batch.rng))
+        return views.augmented(self._transform(len(views.azimuth), batch))
+
+    def _transform(self, count: int, batch: Batch) -> Transform | None:
+        """A new drawing for the views of a part: drawn for the whole step."""
+        if self.augment is None:
+            return None
+        total, views = count * batch.part.count, self.config.render.views
+        rows = batch.part.rows(total, views)
+        return self.augment.draw(total, self.size, batch.rng, rows)
 
     def _logits(self, *views: Judged) -> list[dict[str, torch.Tensor]]:
         """Logits ``[N]`` by kind for each of several sets of as many views, from one pass.
@@ -260,9 +276,7 @@ class GET3D:
         self, views: Judged, batch: Batch
     ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """The discriminators as functions of un-augmented images of ``views``."""
-        transform = None
-        if self.augment is not None:
-            transform = self.augment.draw(len(views.azimuth), self.size, batch.rng)
+        transform = self._transform(len(views.azimuth), batch)
 
         def score(kind: str, images: torch.Tensor) -> torch.Tensor:
             seen = views._replace(images={kind: images}).augmented(transform)

@@ -16,9 +16,10 @@ from ...console import format_seconds
 from ...errors import G3DError
 from ...manifests.atomic import write_atomic
 from ..checkpoint import read_json
+from ..grids import REALS
 from . import curves
 from .environment import environment
-from .facts import CONFIG, ENVIRONMENT, GRID, REALS, TURNTABLE, RunFacts, Setting
+from .facts import CONFIG, ENVIRONMENT, GRID, TURNTABLE, RunFacts, Setting
 from .markup import escape, kimg, number, rows
 
 log = logging.getLogger(__name__)

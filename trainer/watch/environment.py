@@ -14,6 +14,7 @@ import torch
 from ... import __version__
 from ...cluster import cores
 
+EVENTS = "events.jsonl"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,6 +30,13 @@ def environment() -> dict[str, str]:
         "device": device(),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def append_event(run: Path, nimg: int, kind: str, message: str) -> None:
+    """Note something that happened to a run, for its report: a line of ``events.jsonl``."""
+    line = json.dumps({"nimg": nimg, "kind": kind, "message": message})
+    with (run / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def device() -> str:

@@ -17,10 +17,11 @@ from ...config import flatten
 from ...errors import CheckpointError, ConfigError
 from ..checkpoint import SNAPSHOT, numbered, read_json
 from ..config import TrainConfig, preset_config
+from .environment import EVENTS
 
 STATS, CONFIG, RUN = "stats.jsonl", "config.yaml", "run.json"
-EVENTS, ENVIRONMENT = "events.jsonl", "environment.json"
-GRID, TURNTABLE, REALS = "fakes-*.png", "turntable-*.webp", "reals.png"
+ENVIRONMENT = "environment.json"
+GRID, TURNTABLE = "fakes-*.png", "turntable-*.webp"
 
 
 @dataclass(frozen=True)
