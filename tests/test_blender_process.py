@@ -17,6 +17,7 @@ import pytest
 from g3d.errors import AssetError, MissingDependency
 from g3d.renderers.base import RenderSettings
 from g3d.renderers.blender import process as process_module
+from g3d.renderers.blender.cores import Cores
 from g3d.renderers.blender.inside import protocol
 from g3d.renderers.blender.process import BlenderProcess, find_python
 from g3d.renderers.blender.renderer import BlenderRenderer
@@ -359,3 +360,28 @@ def test_a_hundred_assets_leave_the_memory_where_it_was(renderer, tmp_path):
         sizes.append(renderer.process.resident_bytes())
     assert max(sizes[10:]) - sizes[10] < 50 * 2**20
     assert sizes[10] > 100 * 2**20  # it was Blender that was measured
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_cores_are_held_by_one_each(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    one, two = Cores(1, [4, 7]), Cores(1, [4, 7])
+    assert (one.numbers, two.numbers) == ((4,), (7,))
+    assert Cores(1, [4, 7]).numbers == ()
+    one.free()
+    assert Cores(2, [4, 7]).numbers == ()  # two are not free: none is taken
+    assert Cores(1, [4, 7]).numbers == (4,)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_a_process_is_kept_on_its_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    held = Cores(1)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        held.give(child.pid)
+        assert os.sched_getaffinity(child.pid) == set(held.numbers)
+    finally:
+        child.kill()
+        child.wait()
+    held.give(child.pid)  # it is gone: nothing happens

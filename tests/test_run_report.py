@@ -129,7 +129,15 @@ def test_states(run):
 
 
 def test_a_run_that_has_only_begun(run):
-    for pattern in ("fakes-*", "reals.png", "turntable-*", "snapshot-*", "stats.jsonl", "environment.json", "tensorboard/*"):
+    for pattern in (
+        "fakes-*",
+        "reals.png",
+        "turntable-*",
+        "snapshot-*",
+        "stats.jsonl",
+        "environment.json",
+        "tensorboard/*",
+    ):
         for path in run.glob(pattern):
             path.unlink()
     page = Page(read(run))

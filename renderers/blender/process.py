@@ -29,6 +29,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from ...errors import AssetError, G3DError, MissingDependency
+from .cores import Cores
 from .inside import protocol
 from .settings import BlenderSettings
 
@@ -159,9 +160,11 @@ class BlenderProcess:
             theirs.close()
             os.close(lifeline)
         self.pid, self._settings = self._child.pid, settings
+        cores = Cores(settings.threads)
+        cores.give(self.pid)  # before it has imported anything that starts threads
         self._mapped = 0
         self._end = weakref.finalize(
-            self, _end, self._child, self._socket, self._lifeline, self._log
+            self, _end, self._child, self._socket, self._lifeline, self._log, cores
         )
         self.facts = self._hello(python)
 
@@ -294,7 +297,11 @@ class BlenderProcess:
 
 
 def _end(
-    child: subprocess.Popen[bytes], channel: socket.socket, lifeline: int, log: IO[bytes]
+    child: subprocess.Popen[bytes],
+    channel: socket.socket,
+    lifeline: int,
+    log: IO[bytes],
+    cores: Cores,
 ) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -302,6 +309,7 @@ def _end(
     channel.close()
     os.close(lifeline)
     log.close()
+    cores.free()
 
 
 def _reap(child: subprocess.Popen[bytes]) -> tuple[int, int]:
