@@ -39,7 +39,7 @@ START_DEADLINE_S = 180.0
 _LOG_BYTES = 4096
 _LOOK_S = 0.01
 """How often the child's size is looked at while it works."""
-_NEAR = 0.5
+_NEAR = 0.4
 """A child that crashes with this share of its memory taken has crashed for want of memory."""
 _PYTHON_VARIABLE = "G3D_BLENDER_PYTHON"
 _HINT = (
