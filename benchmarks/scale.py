@@ -71,9 +71,10 @@ def clusters(folder: Path, count: int) -> Path:
 
 def bookkeeping(folder: Path, count: int) -> dict[str, float]:
     """The driver's cost on many assets, and that of finding them done."""
+    root = str(clusters(folder / "clusters", count))
     config = {
-        "source": "folder", "root": str(clusters(folder / "clusters", count)), "category": "default",
-        "views": 4, "render": {"size": 64, "supersample": 1}, "workers": 2,
+        "source": "folder", "root": root, "category": "default", "views": 4,
+        "render": {"size": 64, "supersample": 1}, "workers": 2,
     }  # fmt: skip
     first = drive(config, folder / "out")
     again = drive(config, folder / "out")

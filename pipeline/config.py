@@ -204,7 +204,8 @@ def identity(
         origins: Of all assets of the dataset, see :func:`origin_of`; none: this config's.
     """
     data = config.model_dump(mode="json", include={"gates", "splits", "shard_size", "duplicates"})
-    data["sources"] = [dict(one) for one in origins] or [origin_of(config)]
+    # In one order, whether they come from a config or were read back from a file.
+    data["sources"] = [dict(sorted(one.items())) for one in origins or [origin_of(config)]]
     data["category"] = get_category(config.category).name
     data["params"] = params.values()
     canonical_json(data)  # fails early on a value that JSON cannot hold

@@ -38,7 +38,10 @@ def config(**changes: Any) -> PrepareConfig:
 def content(out: Path) -> dict[str, bytes]:
     """What two runs of the same work must agree on, byte by byte."""
     files = [*sorted((out / "shards").iterdir()), out / "index.parquet", out / "ATTRIBUTION.md"]
-    return {str(f.relative_to(out)): f.read_bytes() for f in files}
+    found = {str(f.relative_to(out)): f.read_bytes() for f in files}
+    info = json.loads((out / "dataset.json").read_text())
+    del info["command"]
+    return found | {"dataset.json": json.dumps(info).encode()}
 
 
 @dataclass(frozen=True)
