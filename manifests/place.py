@@ -104,7 +104,7 @@ def open_place(out: Path | str) -> Place:
 class LocalPlace:
     """A folder of this machine, or of a file system that it has mounted."""
 
-    url = None
+    url: str | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

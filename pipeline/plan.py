@@ -74,7 +74,8 @@ class Share:
     def has(self, file: str) -> bool:
         """Whether the shard of this path is its: by the number, a later split starts one on."""
         split, _, number = Path(file).stem.rpartition("-")
-        return (int(number) + list(SPLITS).index(split)) % self.count == self.index
+        place = [str(one) for one in SPLITS].index(split)
+        return (int(number) + place) % self.count == self.index
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -191,7 +191,12 @@ def _clear(out: Path) -> None:
     """Remove what a run writes, and nothing else."""
     import shutil
 
-    patterns = ("checkpoint-*.pt", "snapshot-*.safetensors", "fakes-*.png", Stats.FILE)
+    patterns: tuple[str, ...] = (
+        "checkpoint-*.pt",
+        "snapshot-*.safetensors",
+        "fakes-*.png",
+        Stats.FILE,
+    )
     patterns += ("turntable-*.webp", "report.html", "events.jsonl", "environment.json", REALS)
     for pattern in (*patterns, best.BEST_SNAPSHOT, best.BEST_FILE, HEALTH_FILE):
         for path in out.glob(pattern):

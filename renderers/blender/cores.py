@@ -36,7 +36,7 @@ class Cores:
         except (ImportError, AttributeError, OSError) as error:  # not Linux, or no place
             log.debug("cores are not held: %s", error)
             return
-        held = []
+        held: list[int] = []
         for core in allowed:
             if len(held) == count:
                 break

@@ -143,7 +143,8 @@ class GET3D:
         device = batch.rgb.device
         label = draw_labels(self.context, total, rng, device, mine)
         g = self.generator
-        codes = g.map(*torch.from_numpy(z[:, mine]).to(device), label=label)
+        z_geo, z_tex = torch.from_numpy(z[:, mine]).to(device)
+        codes = g.map(z_geo, z_tex, label=label)
         if first:
             g.track(codes, label)
         codes = self._mixed(codes, label, rng, z.shape, mine)
