@@ -16,12 +16,12 @@ from ..manifests.splits import SplitFractions
 from ..renderers.base import Renderer, RenderSettings
 from ..renderers.blender.renderer import BlenderRenderer
 from ..renderers.blender.settings import BlenderSettings
-from .fetch import FetchSettings
 from .gates import GateSettings
-from .ranges import location_of
 from .sources.base import FileSource, Source
 from .sources.folder import RASTER_FORMATS
 from .sources.registry import MADE, get_source
+from .transfer.fetch import FetchSettings
+from .transfer.ranges import location_of
 
 Location = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, Path) else v)]
 """A path, or a URL: kept as text, because a ``Path`` would take one of two slashes away."""

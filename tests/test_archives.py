@@ -14,9 +14,9 @@ from pathlib import Path
 import fsspec
 import pytest
 from g3d.errors import AssetError, MissingDependency
-from g3d.pipeline.archives import Archive, Limits, safe_place
-from g3d.pipeline.cache import cache_folder
-from g3d.pipeline.ranges import LocalRanges, RangeFile, UrlRanges
+from g3d.pipeline.transfer.archives import Archive, Limits, safe_place
+from g3d.pipeline.transfer.cache import cache_folder
+from g3d.pipeline.transfer.ranges import LocalRanges, RangeFile, UrlRanges
 from g3d.tests.hub_server import Hub, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st

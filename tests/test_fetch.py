@@ -15,10 +15,10 @@ from typing import Any
 import fsspec
 import pytest
 from g3d.errors import AssetError
-from g3d.pipeline.cache import entries, make_room
-from g3d.pipeline.fetch import Fetcher, FetchSettings
-from g3d.pipeline.ranges import HttpRanges
-from g3d.pipeline.web import Patience, content_range, retry_after, shown
+from g3d.pipeline.transfer.cache import entries, make_room
+from g3d.pipeline.transfer.fetch import Fetcher, FetchSettings
+from g3d.pipeline.transfer.ranges import HttpRanges
+from g3d.pipeline.transfer.web import Patience, content_range, retry_after, shown
 from g3d.tests.hub_server import Hub, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -16,10 +16,10 @@ import pytest
 from g3d.errors import AssetError, ConfigError, DatasetError
 from g3d.manifests.categories import get_category, list_categories
 from g3d.manifests.shards import UID_PATTERN
-from g3d.pipeline.fetch import FetchSettings
 from g3d.pipeline.sources.abo import BUCKET, AboSource, digest_of, uid_of
 from g3d.pipeline.sources.base import SourceAsset
 from g3d.pipeline.sources.registry import categories_of, get_source
+from g3d.pipeline.transfer.fetch import FetchSettings
 
 HEAD = (
     "3dmodel_id,path,meshes,materials,textures,images,image_height_max,image_height_min,"

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from g3d.errors import AssetError, ConfigError, DatasetError
-from g3d.pipeline.archives import Limits
 from g3d.pipeline.sources.base import SourceAsset
 from g3d.pipeline.sources.folder import FolderSource
 from g3d.pipeline.sources.registry import get_source
-from g3d.pipeline.tars import TarArchive, gunzipped
+from g3d.pipeline.transfer.archives import Limits
+from g3d.pipeline.transfer.tars import TarArchive, gunzipped
 
 OBJ = (
     "mtllib body.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nusemtl a\n"

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from g3d.errors import AssetError, DatasetError, G3DError, MissingDependency
-from g3d.pipeline.fetch import FetchSettings
 from g3d.pipeline.sources.base import SourceAsset
 from g3d.pipeline.sources.hub import HubFile
 from g3d.pipeline.sources.registry import get_source
 from g3d.pipeline.sources.shapenet import ShapenetSource
+from g3d.pipeline.transfer.fetch import FetchSettings
 from g3d.tests.hub_server import GRANTED, NOT_ASKED, PENDING, Hub, serving
 from g3d.tests.shapenet_files import BIKE, collection, write_zip
 

@@ -32,12 +32,12 @@ from g3d.manifests.categories import get_category
 from g3d.manifests.dataset import Dataset
 from g3d.manifests.shards import UID_PATTERN
 from g3d.pipeline.config import PrepareConfig
-from g3d.pipeline.fetch import FetchSettings
 from g3d.pipeline.prepare import prepare
 from g3d.pipeline.sources.base import FileSource, Source
 from g3d.pipeline.sources.objaverse import ObjaverseSource
 from g3d.pipeline.sources.objaverse_xl import ObjaverseXLSource
 from g3d.pipeline.sources.registry import categories_of, get_source
+from g3d.pipeline.transfer.fetch import FetchSettings
 from g3d.renderers.base import RenderSettings
 
 objaverse = pytest.importorskip("objaverse")

@@ -19,11 +19,11 @@ from g3d.manifests.records import Get3dPrior
 from g3d.manifests.shards import UID_PATTERN
 from g3d.pipeline.config import PrepareConfig
 from g3d.pipeline.prepare import prepare
-from g3d.pipeline.ranges import location_of
 from g3d.pipeline.sources.base import FileSource, Source, SourceAsset
 from g3d.pipeline.sources.registry import categories_of, get_source
 from g3d.pipeline.sources.shapenet import ShapenetSource, uid_of
 from g3d.pipeline.sources.shapenet_layout import LAYOUTS, turn_obj
+from g3d.pipeline.transfer.ranges import location_of
 from g3d.renderers.base import RenderSettings
 from g3d.renderers.cameras import sample_cameras
 from g3d.renderers.meshes import Mesh, normalise

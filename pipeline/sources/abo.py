@@ -21,10 +21,10 @@ from ...manifests.categories import get_category
 from ...manifests.records import CameraPrior
 from ...manifests.shards import UID_PATTERN
 from ...renderers.meshes import Mesh
-from ..archives import safe_place
-from ..cache import cache_folder
-from ..fetch import Fetcher, FetchSettings
-from ..ranges import location_of
+from ..transfer.archives import safe_place
+from ..transfer.cache import cache_folder
+from ..transfer.fetch import Fetcher, FetchSettings
+from ..transfer.ranges import location_of
 from .base import AssetList, SourceAsset, framing_camera
 from .licenses import UNKNOWN, recognise
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ...manifests.records import CameraPrior, Get3dPrior, Split
 from ...renderers.meshes import Mesh
-from ..fetch import FetchSettings
+from ..transfer.fetch import FetchSettings
 
 
 @dataclass(frozen=True)

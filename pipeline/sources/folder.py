@@ -17,9 +17,9 @@ from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import get_category
 from ...manifests.records import SPLITS, CameraPrior
 from ...renderers.meshes import Mesh
-from ..cache import cache_folder, make_room, new_folder, touch
-from ..fetch import Fetcher, FetchSettings
-from ..ranges import location_of
+from ..transfer.cache import cache_folder, make_room, new_folder, touch
+from ..transfer.fetch import Fetcher, FetchSettings
+from ..transfer.ranges import location_of
 from .base import AssetList, SourceAsset, framing_camera
 from .folder_files import BLENDER_FORMATS, RASTER_FORMATS, Digests, inspect
 from .folder_models import PREFERENCE, Found, Model, Root, choose, find_models

@@ -20,9 +20,9 @@ from urllib.parse import quote, urlsplit
 from ... import __version__
 from ...errors import AssetError, DatasetError, G3DError, MissingDependency
 from ...manifests.atomic import write_atomic
-from ..fetch import FetchSettings
-from ..ranges import HttpRanges
-from ..web import Refused, Transient, broken, patiently, retry_after
+from ..transfer.fetch import FetchSettings
+from ..transfer.ranges import HttpRanges
+from ..transfer.web import Refused, Transient, broken, patiently, retry_after
 
 log = logging.getLogger(__name__)
 

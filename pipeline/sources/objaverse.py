@@ -14,8 +14,8 @@ from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import Category, get_category
 from ...manifests.records import CameraPrior
 from ...renderers.meshes import Mesh
-from ..fetch import FetchSettings
-from ..ranges import location_of
+from ..transfer.fetch import FetchSettings
+from ..transfer.ranges import location_of
 from .base import AssetList, SourceAsset, framing_camera
 from .folder import HALF_FRAME
 from .licenses import UNKNOWN, spdx_of_label

@@ -26,9 +26,9 @@ from typing import Any, TypeVar
 from ...config import canonical_json, digest
 from ...errors import AssetError, ConfigError, DatasetError, DiskError, MissingDependency
 from ...manifests.atomic import TEMP_MARK, disk_error, write_atomic
-from ..archives import safe_place
-from ..cache import cache_folder
-from ..fetch import FetchSettings
+from ..transfer.archives import safe_place
+from ..transfer.cache import cache_folder
+from ..transfer.fetch import FetchSettings
 from .objaverse_calls import CallFailure, run_call, too_large
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from ...manifests.atomic import TEMP_MARK, disk_error
 from ...manifests.categories import get_category
 from ...manifests.records import CameraPrior
 from ...renderers.meshes import Mesh
-from ..archives import safe_place
-from ..fetch import FetchSettings
-from ..ranges import location_of
+from ..transfer.archives import safe_place
+from ..transfer.fetch import FetchSettings
+from ..transfer.ranges import location_of
 from .base import AssetList, SourceAsset, framing_camera
 from .folder import BLENDER_FORMATS, HALF_FRAME, RASTER_FORMATS
 from .objaverse_calls import CallFailure, too_large

@@ -8,8 +8,8 @@ from pathlib import Path
 from ...config import did_you_mean
 from ...errors import ConfigError
 from ...manifests.categories import Category, get_category, list_categories
-from ..fetch import FetchSettings
-from ..ranges import location_of
+from ..transfer.fetch import FetchSettings
+from ..transfer.ranges import location_of
 from .base import Source, SourceOptions
 
 

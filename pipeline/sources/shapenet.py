@@ -14,9 +14,9 @@ from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import get_category
 from ...manifests.shards import UID_PATTERN
 from ...renderers.meshes import Mesh
-from ..cache import cache_folder, make_room, new_folder, touch
-from ..fetch import FetchSettings
-from ..ranges import location_of
+from ..transfer.cache import cache_folder, make_room, new_folder, touch
+from ..transfer.fetch import FetchSettings
+from ..transfer.ranges import location_of
 from .base import AssetList, SourceAsset
 from .hub import HubRefusal
 from .shapenet_layout import LAYOUTS, Layout, missing_textures, turn_obj

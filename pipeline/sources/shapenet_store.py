@@ -16,10 +16,10 @@ from typing import Protocol
 
 from ...errors import AssetError, ConfigError, DatasetError
 from ...manifests.categories import list_categories
-from ..archives import Archive, Limits
-from ..cache import cache_folder
-from ..fetch import FetchSettings
-from ..web import Patience, shown
+from ..transfer.archives import Archive, Limits
+from ..transfer.cache import cache_folder
+from ..transfer.fetch import FetchSettings
+from ..transfer.web import Patience, shown
 from .hub import SCHEME, Found, HubFile, HubRanges, find
 from .shapenet_layout import LAYOUTS, Layout, used
 

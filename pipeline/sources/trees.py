@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ...errors import AssetError
-from ..archives import Archive, Limits
-from ..tars import TarArchive, gunzipped
+from ..transfer.archives import Archive, Limits
+from ..transfer.tars import TarArchive, gunzipped
 
 log = logging.getLogger(__name__)
 

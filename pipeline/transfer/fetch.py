@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import Field
 
-from ..config import Config
-from ..errors import AssetError
-from ..manifests.atomic import TEMP_MARK, disk_error, sync_folder, write_atomic
+from ...config import Config
+from ...errors import AssetError
+from ...manifests.atomic import TEMP_MARK, disk_error, sync_folder, write_atomic
 from .cache import cache_folder, check_free, locked, make_room, touch
 from .ranges import UrlRanges
 from .web import (

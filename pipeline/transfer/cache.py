@@ -21,9 +21,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..config import home
-from ..errors import DiskError
-from ..manifests.atomic import TEMP_MARK, disk_error
+from ...config import home
+from ...errors import DiskError
+from ...manifests.atomic import TEMP_MARK, disk_error
 
 log = logging.getLogger(__name__)
 

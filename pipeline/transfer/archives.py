@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import AssetError
+from ...errors import AssetError
 from .cache import new_folder
 from .ranges import RangeFile, Ranges, Slice, ranges_of
 from .web import Patience

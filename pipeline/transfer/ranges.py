@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import AssetError, MissingDependency
+from ...errors import AssetError, MissingDependency
 from .web import (
     Patience,
     Transient,

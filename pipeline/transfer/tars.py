@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import AssetError
-from ..manifests.atomic import atomic_file
+from ...errors import AssetError
+from ...manifests.atomic import atomic_file
 from .archives import MIB, Limits, Member, safe_place
 from .cache import new_folder
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import AssetError
+from ...errors import AssetError
 
 if TYPE_CHECKING:
     import urllib3
@@ -230,7 +230,7 @@ def validator(headers: Mapping[str, str]) -> str:
 
 
 def _agent() -> str:
-    from .. import __version__
+    from ... import __version__
 
     return f"g3d/{__version__}"
 

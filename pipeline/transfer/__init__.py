@@ -1,0 +1,1 @@
+"""Bringing files here: over a network, out of archives, through a cache that runs share."""
