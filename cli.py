@@ -118,6 +118,7 @@ def train_command(
     "export",
     WORKFLOW,
     "g3d export",
+    "g3d export builtin:chair --n 16",
     "g3d export --n 1000 --psi 0.8",
     "g3d export runs/00000-procedural-chair-cpu --seeds 0-9,42 -o chairs",
 )
@@ -146,6 +147,7 @@ def export_command(
     """
     from .commands import places, reports
     from .config import dump, home, resolve
+    from .trainer.builtin import find_run
     from .trainer.checkpoint import newest_run
     from .trainer.export.driver import ExportConfig, parse_seeds
     from .trainer.trained import export_run
@@ -154,7 +156,7 @@ def export_command(
         n=n, seeds=parse_seeds(seeds) if seeds else None, psi=psi, texture_size=texture_size
     )
     config = resolve(ExportConfig, files=files or (), flags=flags, sets=sets or ())
-    source = run or newest_run(home())
+    source = find_run(run) if run else newest_run(home())
     place = out or places.export_place(source)
     count = len(config.seed_list())
     console.say(f"g3d {__version__} export: {count} meshes of {source} -> {place}")
@@ -208,10 +210,11 @@ def eval_command(
     Beside three references: training shapes, the best single one, an untrained generator.
     """
     from .config import home
+    from .trainer.builtin import find_run
     from .trainer.checkpoint import newest_run
     from .trainer.trained import evaluate
 
-    source = run or newest_run(home())
+    source = find_run(run) if run else newest_run(home())
     console.say(f"g3d {__version__} eval: {source}")
     done = evaluate(source, data, n=n)
     facts = {"run": source, "file": done.path, "nimg": done.nimg, **done.table.to_dict()}

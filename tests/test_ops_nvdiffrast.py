@@ -94,7 +94,7 @@ def test_it_serves_cuda_tensors_where_it_is_installed(monkeypatch, module):
         monkeypatch.setattr(nvdiffrast_backend, "nvdiffrast_module", lambda found=found: found)
         chosen[found] = registry.default_backend(CUDA)
         assert registry.default_backend(torch.device("cpu")) == "numba"
-        assert registry.default_backend(torch.device("meta")) == "torch"
+        assert registry.default_backend(torch.device("xpu")) == "torch"
     assert chosen == {module: "nvdiffrast", None: "torch"}
 
 

@@ -147,7 +147,8 @@ def train_on_workers(
     """
     count = config.run.workers
     out = out.resolve()
-    with connected(count) as room:
+    with connected(count):
+        room = int(ray.cluster_resources().get("CPU", 1))
         if room < count:
             raise ConfigError(
                 f"{count} workers do not fit: the cluster has {room} CPUs", hint=f"--workers {room}"
