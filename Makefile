@@ -8,10 +8,10 @@ export PYTHON ?= $(shell command -v python3.11 || command -v python3)
 demo: install  ## prepare, train and export chairs: 10 minutes on 2 cores
 	$(VENV)/bin/g3d demo
 
-test: install  ## the whole suite
-	$(VENV)/bin/python -m pytest -q
+test: install  ## the suite without the longest tests: six minutes on 2 cores
+	$(VENV)/bin/python -m pytest -q -m "not long"
 
-check: install  ## lint, types, spelling, generated docs, then the suite
+check: install  ## lint, types, spelling, generated docs, then the whole suite
 	.ci/check.sh $(VENV)
 	$(VENV)/bin/python -m pytest -q
 

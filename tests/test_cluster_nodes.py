@@ -16,7 +16,7 @@ import pytest
 from g3d.cluster import Needs, connected, crew, fetch, inquest, outcome, run_pool, watch
 from g3d.errors import AssetError, MissingDependency
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 
 def _load_nodes():

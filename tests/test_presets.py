@@ -129,6 +129,7 @@ def test_bases_are_laid_under_one_another(tmp_path, monkeypatch):
         load_preset("any", "lost")
 
 
+@pytest.mark.long
 def test_the_page_of_presets_is_up_to_date():
     """Names, and rows of one preset of each size; the others differ in numbers alone."""
     page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")

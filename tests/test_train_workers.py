@@ -22,7 +22,7 @@ from g3d.trainer.checkpoint import CHECKPOINT, numbered
 from g3d.trainer.config import preset_config
 from g3d.trainer.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 STEPS = 20
 SET = {
