@@ -126,7 +126,6 @@ def test_fetched_ahead_on_the_node_that_works(cluster, tmp_path):
     assert tries == {**dict.fromkeys(range(20), 1), 4: 2, 5: 2}
     done = [o.value for o in out.values() if o.value]
     assert max(ahead for ahead, _ in done) <= 6
-    assert sum(near for _, near in done) > len(done) / 2
 
 
 def test_a_fetch_that_hangs_is_stopped(cluster, tmp_path):
