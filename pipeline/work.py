@@ -89,7 +89,7 @@ class Work:
         missing = Counter(home[asset.uid].file for asset in plan.todo)
         total = sum(len(group.uids) for group in plan.open)
         reasons = Counter(_reason_of(r) for r in records.values())
-        breaker = _Breaker(self.config, len(plan.todo))
+        breaker = _Breaker(self.config, sum(asset.uid not in twins for asset in plan.todo))
         complete = [group for group in plan.open if not missing[group.file]]
         # To tell which shapes are nearly the same, all of them have to be known.
         hold = self.config.duplicates == "drop"
@@ -107,7 +107,8 @@ class Work:
                 task.advance(1, **_shown(reasons))
                 if record.status != "accepted":
                     logger.info("%s: %s %s", record.uid, _reason_of(record), record.message)
-                if breaker.trips(record):
+                # That files are there twice says nothing about the others.
+                if record.uid not in twins and breaker.trips(record):
                     self._stop(breaker)
                 group = home[record.uid]
                 missing[group.file] -= 1

@@ -301,6 +301,14 @@ def test_equal_files_are_prepared_once(tmp_path: Path) -> None:
     assert keeping.accepted == 12
 
 
+def test_many_equal_files_do_not_stop_a_run(tmp_path: Path) -> None:
+    assets = build_source(config()).list()
+    facts = {uid: {"sha256": assets[0].sha256} for uid in UIDS[1:9]}
+    source = changed(facts, dict.fromkeys(UIDS[1:9], UIDS[0]))
+    report = prepare(config(breaker_after=4), tmp_path / "mugs", source=source)
+    assert (report.accepted, report.reasons) == (4, {"gate/duplicate": 8})
+
+
 def test_equal_shapes_are_named_and_dropped_on_request(tmp_path: Path) -> None:
     twins = {UIDS[4]: UIDS[2], UIDS[9]: UIDS[2]}  # other files, the same shape
     source = changed({}, twins)
