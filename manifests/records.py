@@ -274,7 +274,7 @@ class AssetRecord(Record):
     fingerprint: str | None = None
     """Descriptor of the shape in hex digits; shapes that are alike have similar ones."""
     duplicate_of: str | None = None
-    """uid of an accepted asset with equal files, or nearly the same shape."""
+    """uid of an earlier asset with equal files, or of an accepted one with nearly its shape."""
     shard: str | None = None
     """Name of the shard that the asset is assigned to; rejected ones have no members in it."""
     offset: int | None = None

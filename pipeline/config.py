@@ -58,9 +58,9 @@ class PrepareConfig(Config):
     """Images of every asset."""
     render: RenderSettings = RenderSettings()
     renderer: Literal["auto", "raster", "blender"] = "auto"
+    """`auto`: raster, unless only Blender can read the files."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where `raster` draws; `cuda` draws many views at once, in every worker."""
-    """`auto`: raster, unless only Blender can read the files."""
     gpu_share: float = Field(0.25, gt=0, le=1)
     """What a worker takes of a GPU where `raster` draws on one: 0.25 puts four on each."""
     blender: BlenderSettings = BlenderSettings()

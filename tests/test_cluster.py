@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from g3d.cluster import ONE_THREAD, Failure, Needs, inquest, run_pool
 from g3d.cluster.connect import connected, temp_folder
+from g3d.cluster.crew import Slot
 from g3d.cluster.inquest import Inquest
 from g3d.cluster.outcome import Try
+from g3d.cluster.pool import _Pool
 from g3d.errors import AssetError, DiskError, G3DError, MissingDependency
 
 
@@ -303,3 +306,23 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+def test_a_worker_gets_what_was_fetched_on_its_node_else_the_oldest():
+    def pool(idle: list[str], waiting: list[str | None]) -> tuple[list[Slot], _Pool]:
+        slots = [Slot(None, None, node=node) for node in idle]
+        made = _Pool(SimpleNamespace(idle=list(slots)), None, None, None, None)
+        for job, node in enumerate(waiting):
+            made._waiting.append(Try(job))
+            made._waiting[-1].node = node
+        return slots, made
+
+    (here,), made = pool(["b"], ["a", None, "b", "b"])
+    slot, item = made._match()
+    assert (slot, item.job) == (here, 2)
+    assert [one.job for one in made._waiting] == [0, 1, 3]
+    assert made._crew.idle == []
+    slots, made = pool(["a", "b"], ["c", "a"])
+    assert made._match()[0] is slots[0]
+    slot, item = made._match()
+    assert (slot, item.job) == (slots[1], 0)  # nobody is on its node: any may have it
